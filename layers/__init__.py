@@ -1,0 +1,58 @@
+"""Layers, models and initial values, composed of graph ops: no gradient is written here."""
+
+from layers import init, models
+from layers.activation import (
+    ELU,
+    GELU,
+    SELU,
+    Identity,
+    LeakyReLU,
+    LogSoftmax,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
+from layers.container import Concat, Flatten, ModuleList, Residual, Sequential
+from layers.conv import Conv2d
+from layers.dropout import Dropout
+from layers.linear import Linear
+from layers.module import Buffer, Module, Parameter
+from layers.norm import BatchNorm, BatchNorm1d, BatchNorm2d
+from layers.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
+    "AvgPool2d",
+    "BatchNorm",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Buffer",
+    "Concat",
+    "Conv2d",
+    "Dropout",
+    "Flatten",
+    "GlobalAvgPool2d",
+    "Identity",
+    "LeakyReLU",
+    "Linear",
+    "LogSoftmax",
+    "MaxPool2d",
+    "Module",
+    "ModuleList",
+    "Parameter",
+    "ReLU",
+    "Residual",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+    "init",
+    "models",
+]

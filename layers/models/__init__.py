@@ -1,0 +1,5 @@
+"""Complete networks."""
+
+from layers.models.lenet import LeNet5
+
+__all__ = ["LeNet5"]

@@ -1,0 +1,1 @@
+"""minigrad: a NumPy-free autodiff mini-framework."""

@@ -1,0 +1,1 @@
+"""Devices: each backend allocates and copies memory, compiles kernels and runs programs."""

@@ -1,0 +1,1 @@
+"""The CPU backend: our own aligned memory and kernels compiled by Numba."""

@@ -1,0 +1,117 @@
+"""Batch assembly for the data loader: gather, crop, mirror and normalize in one pass.
+
+`minigrad.data.assemble` is the same in plain Python, and says what it means. The kernel is called
+directly, on the loader's thread: parallel regions belong to the training step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from typing import Any
+
+from minigrad.backend.cpu.jit import compile_kernel
+
+# Table: 0 target, 1 samples, 2 words (row, top, left, mirrored), 3 per-channel constants,
+# 4 channels, 5 height, 6 width, 7 rows, 8 columns. The range is over the images of the batch.
+_SOURCE = """
+@njit(**OPTIONS)
+def line(target, at, samples, source, start, step, begin, end, columns, constants, c):
+    for j in range(begin):
+        store_float32(target, at + j, {black})
+    for j in range(begin, end):
+        value = {load}(samples, source + start + step * j)
+        store_float32(target, at + j, {convert})
+    for j in range(end, columns):
+        store_float32(target, at + j, {black})
+
+
+def kernel(table, first, last):
+    target, samples = load_int64(table, 0), load_int64(table, 1)
+    words, constants = load_int64(table, 2), load_int64(table, 3)
+    channels, height, width = load_int64(table, 4), load_int64(table, 5), load_int64(table, 6)
+    rows, columns = load_int64(table, 7), load_int64(table, 8)
+    for n in range(first, last):
+        image = load_int64(words, 4 * n)
+        top = load_int64(words, 4 * n + 1)
+        left = load_int64(words, 4 * n + 2)
+        mirrored = load_int64(words, 4 * n + 3)
+        if mirrored:
+            begin, end = left + columns - width, left + columns
+        else:
+            begin, end = -left, width - left
+        begin = min(max(begin, 0), columns)
+        end = max(min(end, columns), begin)
+        for c in range(channels):
+            for i in range(rows):
+                at = ((n * channels + c) * rows + i) * columns
+                y = top + i
+                if y < 0 or y >= height:
+                    line(target, at, samples, 0, 0, 0, columns, columns, columns, constants, c)
+                    continue
+                source = ((image * channels + c) * height + y) * width
+                # A step known to be 1 or -1 is what lets LLVM vectorize each copy of the loop.
+                if mirrored:
+                    start = left + columns - 1
+                    line(target, at, samples, source, start, -1, begin, end, columns, constants, c)
+                else:
+                    line(target, at, samples, source, left, 1, begin, end, columns, constants, c)
+"""
+
+_PIECES = {
+    "B": {
+        "load": "load_uint8",
+        "convert": "load_float32(constants, 256 * c + value)",
+        "black": "load_float32(constants, 256 * c)",
+    },
+    "f": {
+        "load": "load_float32",
+        "convert": "types.float32(value * load_float64(constants, 2 * c)"
+        " + load_float64(constants, 2 * c + 1))",
+        "black": "types.float32(load_float64(constants, 2 * c + 1))",
+    },
+}
+
+_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+
+
+class Augment:
+    """A compiled assembler for batches of one geometry. Calling it releases the GIL.
+
+    Args:
+        code: format of the stored values, "B" or "f".
+        constants: for "B" the 256 float32 results of each channel; for "f" scale and shift of each
+            channel as float64.
+        geometry: (C, H, W) of a stored sample.
+        crop: (height, width) of a finished one.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        constants: array[float],
+        geometry: tuple[int, int, int],
+        crop: tuple[int, int],
+    ):
+        self._kernel = compile_kernel(f"augment_{code}", _SOURCE.format(**_PIECES[code]))
+        self._run = _PROTOTYPE(self._kernel.address)
+        self._constants = constants
+        self._sizes = (*geometry, *crop)
+
+    def __call__(self, target: memoryview, samples: memoryview, words: array[int]) -> None:
+        """Fill `target` (N * C * height * width float32, as bytes) from the writable `samples`."""
+        table = array(
+            "q",
+            (
+                _address(target),
+                _address(samples),
+                words.buffer_info()[0],
+                self._constants.buffer_info()[0],
+                *self._sizes,
+            ),
+        )
+        self._run(table.buffer_info()[0], 0, len(words) // 4)
+
+
+def _address(memory: Any) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))

@@ -1,0 +1,74 @@
+"""The CPU device: what the layers above call. Everything here is a thin name for a neighbour."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minigrad.backend.cpu.driver import num_threads
+from minigrad.backend.cpu.memory import BorrowedBuffer, Buffer, copy_in, view
+
+
+def why_unusable() -> str | None:
+    """None: a machine that imported this module can run it."""
+    return None
+
+
+def allocate(nbytes: int) -> Buffer:
+    """Uninitialised memory, 64-byte aligned."""
+    return Buffer(nbytes)
+
+
+def from_bytes(data: memoryview) -> Buffer:
+    """A copy of contiguous bytes."""
+    buffer = Buffer(data.nbytes)
+    view(buffer)[:] = data.cast("B")
+    return buffer
+
+
+def borrow(address: int, nbytes: int, owner: object) -> Buffer:
+    """Memory of another object, shared, not copied; `owner` is kept alive."""
+    return BorrowedBuffer(address, nbytes, owner)
+
+
+def copy_from_address(address: int, nbytes: int) -> Buffer:
+    """A copy of raw memory."""
+    buffer = Buffer(nbytes)
+    copy_in(buffer, address, nbytes)
+    return buffer
+
+
+def to_bytes(buffer: Buffer, nbytes: int) -> memoryview:
+    """The buffer's first `nbytes` bytes, shared, format "B"."""
+    return view(buffer, nbytes)
+
+
+def synchronize() -> None:
+    """CPU kernels have finished when their launch returns."""
+
+
+def library() -> Any:
+    """The kernels that the compiler lowers to. Imports Numba."""
+    from minigrad.backend.cpu import library as kernels
+
+    return kernels
+
+
+def executable(*args: Any) -> Any:
+    """A program bound to memory: see `Executable`."""
+    from minigrad.backend.cpu.executable import Executable
+
+    return Executable(*args)
+
+
+__all__ = [
+    "allocate",
+    "borrow",
+    "copy_from_address",
+    "executable",
+    "from_bytes",
+    "library",
+    "num_threads",
+    "synchronize",
+    "to_bytes",
+    "why_unusable",
+]

@@ -1,0 +1,86 @@
+"""A program bound to memory: its tables are filled once, and a run patches only what changes."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Sequence
+
+from minigrad.backend.cpu import driver
+from minigrad.backend.cpu.memory import Buffer
+from minigrad.backend.launch import Constant, Pointer, Program
+from minigrad.dtype import DType
+
+
+class Executable:
+    """Runs a program's launches with one native call.
+
+    `offsets` places slots in an arena of `arena_bytes`; every other slot is bound at each run, in the
+    order of `bound`. `constants` gives the dtype of each run-time constant.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        offsets: dict[int, int],
+        arena_bytes: int,
+        bound: Sequence[int],
+        constants: Sequence[DType],
+    ):
+        self.program = program  # keeps kernels and constant tables alive
+        self.arena = Buffer(arena_bytes) if arena_bytes else None
+        base = self.arena.address if self.arena else 0
+        position = {slot: i for i, slot in enumerate(bound)}
+        words: list[int] = []
+        self._pointers: list[tuple[int, int, int]] = []  # word, position in bound, byte offset
+        self._constants: list[tuple[int, int]] = []  # word, constant
+        starts = []
+        for launch in program.launches:
+            starts.append(len(words))
+            for word in launch.args:
+                if isinstance(word, Pointer):
+                    if word.slot in offsets:
+                        words.append(base + offsets[word.slot] + word.offset)
+                    else:
+                        self._pointers.append((len(words), position[word.slot], word.offset))
+                        words.append(0)
+                elif isinstance(word, Constant):
+                    self._constants.append((len(words), word.slot))
+                    words.append(0)
+                else:
+                    words.append(float_bits(word) if isinstance(word, float) else int(word))
+        self._words = (ctypes.c_int64 * max(len(words), 1))(*words)
+        table = ctypes.addressof(self._words)
+        rows = []
+        for launch, start in zip(program.launches, starts, strict=True):
+            rows += [launch.kernel.address, table + 8 * start, launch.extent, launch.tasks]
+        self._rows = (ctypes.c_int64 * max(len(rows), 1))(*rows)
+        self._row_address = ctypes.addressof(self._rows)
+        self._count = len(program.launches)
+        self._is_float = [d.is_floating for d in constants]
+        self._checks = [
+            (ctypes.c_int64.from_address(base + offsets[slot]), message)
+            for slot, message in program.checks
+            if slot in offsets
+        ]
+
+    def run(self, buffers: Sequence[Buffer], constants: Sequence[float]) -> None:
+        """Run with these buffers for the bound slots and these values of the constants."""
+        words = self._words
+        addresses = [b.address for b in buffers]
+        for word, which, offset in self._pointers:
+            words[word] = addresses[which] + offset
+        for word, which in self._constants:
+            value = constants[which]
+            words[word] = float_bits(value) if self._is_float[which] else int(value)
+        for status, _ in self._checks:
+            status.value = 0
+        driver.run(self._row_address, self._count)
+        for status, message in self._checks:
+            if status.value:
+                raise IndexError(message.format(value=status.value - 1))
+
+
+def float_bits(value: float) -> int:
+    """The bits of a float64 as a signed 64-bit integer."""
+    return struct.unpack("<q", struct.pack("<d", value))[0]

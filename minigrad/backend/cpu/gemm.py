@@ -1,0 +1,318 @@
+"""Matrix products on the CPU: which kernel, in which orientation, cut into which units.
+
+Every product has several ways to be computed (tiles, rows or dot products; as it stands or with the
+roles of the factors swapped; split over rows, columns, batch or depth). `dot` estimates the cycles of
+each and lowers the cheapest. The constants are measurements on two AVX-512 cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+
+from minigrad.backend.cpu import gemm_kernels
+from minigrad.backend.cpu.driver import num_threads
+from minigrad.backend.cpu.jit import Kernel
+from minigrad.backend.cpu.micro import lanes
+from minigrad.backend.launch import Operand, Pointer, Program, contiguous_strides
+
+# Elements of a sum before it goes to memory: bounds the rounding error, and the panels in cache.
+DEPTH_BLOCK = {"float32": 512, "float64": 256}
+BLOCK_BYTES = 1 << 19  # of B, to stay in half of a second-level cache
+ROW_BLOCK = 2048  # rows of packed A that one unit may hold
+ROWS_COLUMN_BLOCK = 2048  # columns whose sums the row kernel keeps in the first cache
+
+PARALLEL_CYCLES = 8000  # entering and leaving a parallel region
+UNIT_CYCLES = 100
+TILE_CYCLES = 40
+
+
+@dataclass(frozen=True)
+class _Product:
+    """C = A @ B, all (batch, ., .)."""
+
+    a: Operand
+    b: Operand
+    out: Operand
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Batch, rows, columns and depth."""
+        return (*self.out.shape, self.a.shape[2])
+
+    def swapped(self) -> _Product:
+        """The same numbers as C^T = B^T @ A^T."""
+        return _Product(_transposed(self.b), _transposed(self.a), _transposed(self.out))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One way to compute a product. `groups` cut the rows, the columns and the depth."""
+
+    product: _Product
+    kind: Callable[[str], Kernel]
+    groups: tuple[int, int, int]
+    tasks: int
+    cycles: float
+    depth_block: int = 1
+    column_block: int = 1
+    pack_a: bool = False
+    pack_b: bool = False
+    scratch_bytes: int = 0  # of one task
+
+
+def dot(program: Program, a: Operand, b: Operand, out: Operand) -> None:
+    """Append the launches of out = a @ b.
+
+    Shapes: a (B, M, K), b (B, K, N) -> out (B, M, N), each strided in any way (0 and negative strides
+    included); out must not overlap itself or an input. An empty sum (K == 0) is 0.
+    Precision: floats are summed in blocks of at most 512 products; integers wrap.
+    Raises: ValueError for shapes that do not fit, TypeError for unequal or boolean dtypes.
+    """
+    _check(a, b, out)
+    if not out.size:
+        return
+    product = _folded(_Product(*(_with_plain_strides(operand) for operand in (a, b, out))))
+    if out.dtype.is_floating:
+        candidates = [*_plans(product), *_plans(_folded(product.swapped()))]
+    else:
+        candidates = [*_wrapping_plans(product)]
+    _launch(program, min(candidates, key=lambda plan: plan.cycles))
+
+
+def _check(a: Operand, b: Operand, out: Operand) -> None:
+    if len(a.shape) != 3 or len(b.shape) != 3 or len(out.shape) != 3:
+        raise ValueError(
+            f"dot: expected operands with 3 axes, got {a.shape} @ {b.shape} -> {out.shape}. "
+            "Collapse the batch axes first."
+        )
+    (batch, m, k), (_, _, n) = a.shape, b.shape
+    if b.shape != (batch, k, n) or out.shape != (batch, m, n):
+        raise ValueError(
+            f"dot: expected (B, M, K) @ (B, K, N) -> (B, M, N), got {a.shape} @ {b.shape} -> "
+            f"{out.shape}. Broadcast the batch with stride 0, and transpose with strides."
+        )
+    if not (a.dtype == b.dtype == out.dtype) or out.dtype.kind == "bool":
+        raise TypeError(
+            "dot: expected one integer or float dtype, got "
+            f"{a.dtype.name} @ {b.dtype.name} -> {out.dtype.name}. Cast the operands first."
+        )
+
+
+def _with_plain_strides(operand: Operand) -> Operand:
+    """The same view, with stride 1 on axes of one element: they are as contiguous as one likes."""
+    strides = zip(operand.shape, operand.strides, strict=True)
+    return replace(operand, strides=tuple(1 if n == 1 else stride for n, stride in strides))
+
+
+def _transposed(operand: Operand) -> Operand:
+    (z, i, j), (z_step, i_step, j_step) = operand.shape, operand.strides
+    return replace(operand, shape=(z, j, i), strides=(z_step, j_step, i_step))
+
+
+def _folded(product: _Product) -> _Product:
+    """Batch and rows as one axis, if all batches share B and the rows of A and C line up."""
+    batch, m, n, k = product.sizes
+    a, out = product.a, product.out
+    lines_up = all(m == 1 or x.strides[0] == m * x.strides[1] for x in (a, out))
+    if batch == 1 or product.b.strides[0] != 0 or not lines_up:
+        return product
+
+    def merged(x: Operand) -> Operand:
+        step = x.strides[0] if m == 1 else x.strides[1]
+        return replace(x, shape=(1, batch * m, x.shape[2]), strides=(1, step, x.strides[2]))
+
+    shared = replace(product.b, shape=(1, k, n))
+    return _Product(merged(a), shared, merged(out))
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A grid of units. `rows`, `columns` and `depth` are those of the largest unit."""
+
+    groups: tuple[int, int, int]
+    tasks: int
+    units_per_task: int
+    rows: int
+    columns: int
+    depth: int
+
+
+def _cuts(product: _Product, row_step: int, column_step: int) -> Iterator[_Cut]:
+    """The ways to share a product among 1 task, or all threads, in whole panels."""
+    batch, m, n, k = product.sizes
+    row_panels, column_panels = ceil(m / row_step), ceil(n / column_step)
+
+    def cut(rows: int, columns: int, depth: int, threads: int) -> _Cut:
+        units = batch * rows * columns * depth
+        tasks = min(threads, units)
+        return _Cut(
+            groups=(rows, columns, depth),
+            tasks=tasks,
+            units_per_task=ceil(units / tasks),
+            rows=ceil(row_panels / rows) * row_step,
+            columns=ceil(column_panels / columns) * column_step,
+            depth=ceil(k / depth),
+        )
+
+    yield cut(1, 1, 1, 1)
+    threads = num_threads()
+    if threads > 1:
+        for rows in range(1, min(threads, row_panels) + 1):
+            for columns in range(1, min(threads // rows, column_panels) + 1):
+                depth = 1
+                while depth <= min(threads // (rows * columns), max(1, k // 64)):
+                    yield cut(rows, columns, depth, threads)
+                    depth *= 2
+
+
+def _plans(product: _Product) -> Iterator[_Plan]:
+    """The plans of a float product in this orientation."""
+    (_, b_depth, b_column), width = product.b.strides, lanes(product.out.dtype.name)
+    rows, _ = gemm_kernels.tile_shape()
+    for cut in _cuts(product, rows, width):
+        yield _tiles_plan(product, cut)
+    if product.sizes[1] > 2 * rows:  # the kernels for few rows cannot win
+        return
+    for cut in _cuts(product, 1, width):
+        if b_column == 1:
+            yield _rows_plan(product, cut)
+        if b_depth == 1:
+            yield _dots_plan(product, cut)
+
+
+def _total(product: _Product, cut: _Cut, unit_cycles: float, *, gathers: bool) -> float:
+    """Cycles of a whole product whose largest unit takes `unit_cycles`."""
+    batch, m, n, _ = product.sizes
+    region = PARALLEL_CYCLES if cut.tasks > 1 else 0
+    total = region + cut.units_per_task * (UNIT_CYCLES + unit_cycles)
+    if gathers:
+        total += region + batch * m * n * (cut.groups[2] + 1) / cut.tasks
+    return total
+
+
+def _tiles_plan(product: _Product, cut: _Cut) -> _Plan:
+    (_, a_row, a_depth), (_, b_depth, b_column) = product.a.strides, product.b.strides
+    itemsize, name = product.out.dtype.itemsize, product.out.dtype.name
+    rows, vectors = gemm_kernels.tile_shape()
+    width = lanes(name)
+    panel = vectors * width
+    depth_block = _balanced(cut.depth, DEPTH_BLOCK[name])
+    padded_depth = ceil(depth_block / width) * width
+    column_block = min(
+        max(panel, BLOCK_BYTES // (padded_depth * itemsize) // panel * panel),
+        ceil(cut.columns / panel) * panel,
+    )
+    # Packing A pays when many panels of B reuse it, packing B when rows far apart would be read
+    # again and again (each a page of its own, and all in few cache sets).
+    pack_a = cut.columns >= 512
+    pack_b = b_column != 1 or (cut.rows >= 256 and cut.columns > panel)
+    row_groups = cut.groups[0]
+    if pack_a:
+        row_groups *= ceil(cut.rows / ROW_BLOCK)
+
+    multiply_adds = cut.rows * cut.columns / width * cut.depth
+    tiles = cut.rows / rows * ceil(cut.columns / panel) * ceil(cut.depth / DEPTH_BLOCK[name])
+    unit = multiply_adds + TILE_CYCLES * tiles
+    if pack_a:
+        unit += cut.rows * cut.depth * (0.3 if a_row == 1 else 1.0 if a_depth == 1 else 2.0)
+    if pack_b:
+        unit += cut.columns * cut.depth * (0.2 if b_column == 1 else 0.4 if b_depth == 1 else 2.0)
+    scratch = 0
+    if pack_a:
+        a_panels = ceil(min(cut.rows, ROW_BLOCK + rows) / rows)
+        scratch += a_panels * (padded_depth * rows + width) * itemsize
+    if pack_b:
+        scratch += ceil(column_block / panel) * padded_depth * panel * itemsize
+    gathers = cut.groups[2] > 1 or product.out.strides[2] != 1
+    return _Plan(
+        product,
+        gemm_kernels.tiles_kernel,
+        groups=(row_groups, *cut.groups[1:]),
+        tasks=cut.tasks,
+        cycles=_total(product, cut, unit, gathers=gathers),
+        depth_block=depth_block,
+        column_block=column_block,
+        pack_a=pack_a,
+        pack_b=pack_b,
+        scratch_bytes=scratch,
+    )
+
+
+def _rows_plan(product: _Product, cut: _Cut) -> _Plan:
+    itemsize, width = product.out.dtype.itemsize, lanes(product.out.dtype.name)
+    column_block = min(cut.columns, max(width, ROWS_COLUMN_BLOCK // cut.rows))
+    unit = cut.rows * cut.depth * (cut.columns / width * 1.5 + 10)
+    return _Plan(
+        product,
+        gemm_kernels.rows_kernel,
+        groups=cut.groups,
+        tasks=cut.tasks,
+        cycles=_total(product, cut, unit, gathers=cut.groups[2] > 1),
+        column_block=column_block,
+        scratch_bytes=cut.rows * column_block * itemsize,
+    )
+
+
+def _dots_plan(product: _Product, cut: _Cut) -> _Plan:
+    itemsize, width = product.out.dtype.itemsize, lanes(product.out.dtype.name)
+    copies = product.a.strides[2] != 1
+    unit = cut.rows * cut.columns * (cut.depth / width * 2 + 30)
+    if copies:
+        unit += cut.rows * cut.depth * 2
+    return _Plan(
+        product,
+        gemm_kernels.dots_kernel,
+        groups=cut.groups,
+        tasks=cut.tasks,
+        cycles=_total(product, cut, unit, gathers=cut.groups[2] > 1),
+        scratch_bytes=cut.rows * cut.depth * itemsize if copies else 0,
+    )
+
+
+def _wrapping_plans(product: _Product) -> Iterator[_Plan]:
+    for cut in _cuts(product, 1, 1):
+        if cut.groups[2] == 1:
+            unit = 2.0 * cut.rows * cut.columns * cut.depth
+            total = _total(product, cut, unit, gathers=False)
+            yield _Plan(product, gemm_kernels.wrapping_kernel, cut.groups, cut.tasks, total)
+
+
+def _balanced(extent: int, limit: int) -> int:
+    """The block size that cuts `extent` evenly into as few blocks of at most `limit` as possible."""
+    return max(1, ceil(extent / max(1, ceil(extent / limit))))
+
+
+def _launch(program: Program, plan: _Plan) -> None:
+    product, (row_groups, column_groups, depth_groups) = plan.product, plan.groups
+    (batch, m, n, k), out = product.sizes, product.out
+    name, itemsize = out.dtype.name, out.dtype.itemsize
+    tiled = plan.kind is gemm_kernels.tiles_kernel
+    gathers = depth_groups > 1 or (tiled and out.strides[2] != 1)
+    c_pointer, c_strides = out.pointer, out.strides
+    if gathers:
+        c_pointer = Pointer(program.scratch_slot(depth_groups * out.size * itemsize))
+        c_strides = contiguous_strides(out.shape)
+    stride_bytes = -(-plan.scratch_bytes // 64) * 64 + 64  # apart, so tasks share no cache line
+    scratch = Pointer(program.scratch_slot(plan.tasks * stride_bytes)) if plan.scratch_bytes else 0
+
+    def in_bytes(strides: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(stride * itemsize for stride in strides)
+
+    args = (
+        *(batch, m, n, k),
+        *(product.a.pointer, *in_bytes(product.a.strides)),
+        *(product.b.pointer, *in_bytes(product.b.strides)),
+        *(c_pointer, *in_bytes(c_strides), out.size * itemsize),
+        *(row_groups, column_groups, depth_groups, plan.tasks),
+        *(plan.depth_block, plan.column_block, int(plan.pack_a), int(plan.pack_b)),
+        *(scratch, stride_bytes),
+    )
+    program.launch(plan.kind(name), args, plan.tasks, plan.tasks)
+    if gathers:
+        args = (
+            *(batch, m, n, depth_groups),
+            *(c_pointer, out.pointer, *in_bytes(out.strides)),
+        )
+        program.launch(gemm_kernels.gather_kernel(name), args, batch * m, plan.tasks)

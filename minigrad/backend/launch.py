@@ -1,0 +1,106 @@
+"""What the compiler hands a backend to run: operands, and launches of compiled kernels.
+
+A kernel is a native function `void(table, begin, end)`. The table is a row of int64 words: sizes,
+strides, pointers and the bits of float64 constants. `begin` and `end` bound its share of an outer
+range. Pointers are named by slot, since a plan is made before the memory it runs on is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Protocol
+
+from minigrad.dtype import DType
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """The address of `slot`'s memory plus `offset` bytes, filled in when the plan runs."""
+
+    slot: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The value of the plan's constant number `slot`: float64 bits, or an int64 word."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A strided view of a slot. `strides` and `offset` are in elements; strides may be 0 or negative."""
+
+    slot: int
+    dtype: DType
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    @property
+    def pointer(self) -> Pointer:
+        return Pointer(self.slot, self.offset * self.dtype.itemsize)
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Row-major strides of a dense array, in elements."""
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))
+
+
+class CompiledKernel(Protocol):
+    """A kernel ready to run: its name and the address of its native code."""
+
+    name: str
+
+    @property
+    def address(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One call of a kernel: run the range [0, extent) in `tasks` parallel shares (1 = serially)."""
+
+    kernel: Any
+    args: tuple[Any, ...]  # int | float | Pointer | Constant
+    extent: int
+    tasks: int = 1
+
+
+@dataclass
+class Program:
+    """The launches of a plan in order, the scratch slots they asked for, and their constant tables.
+
+    Slots below `first_scratch` belong to the caller. A scratch slot lives from the launch list it
+    was asked for; `lowering` code never frees it.
+    """
+
+    first_scratch: int
+    launches: list[Launch] = field(default_factory=list)
+    scratch: list[int] = field(default_factory=list)  # bytes of slot first_scratch + i
+    keep: list[Any] = field(default_factory=list)  # objects whose addresses appear in the launches
+    checks: list[tuple[int, str]] = field(default_factory=list)  # status slot, message
+
+    def launch(self, kernel: Any, args: tuple[Any, ...], extent: int, tasks: int = 1) -> None:
+        self.launches.append(Launch(kernel, args, extent, tasks))
+
+    def scratch_slot(self, nbytes: int) -> int:
+        """A new slot of `nbytes` uninitialised bytes, 64-byte aligned, with readable slack past its end."""
+        self.scratch.append(nbytes)
+        return self.first_scratch + len(self.scratch) - 1
+
+    def status_slot(self, message: str) -> int:
+        """A slot of one int64 word, zeroed before each run. A kernel that stores a nonzero word there
+        makes the run raise IndexError(message), with `{value}` replaced by the word minus 1."""
+        slot = self.scratch_slot(8)
+        self.checks.append((slot, message))
+        return slot

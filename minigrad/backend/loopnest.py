@@ -1,0 +1,86 @@
+"""The loop nest: what a backend turns into one kernel.
+
+An outer loop runs over the *kept* axes; inside it several *passes* run over the *reduced* axes. A
+reduction of one pass is a scalar to the passes after it, and an inner value is computed again in a
+later pass rather than stored. A nest without reductions keeps every axis and has one pass.
+
+Expressions are hash-consed tuples of a nest:
+    ("load", access)  ("const", slot, dtype name)  ("index", affine, dtype name)  ("reduction", number)
+    (op name, dtype name, argument, ...)   with arguments as numbers into `LoopNest.expressions`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from minigrad.dtype import DType
+
+LEAVES = ("load", "const", "index", "reduction")
+
+
+@dataclass(frozen=True)
+class Affine:
+    """An index as `offset + sum(coefficient[axis] * position[axis])` over the axes of a loop nest."""
+
+    offset: int
+    coefficients: tuple[int, ...]
+
+    def scaled(self, factor: int, shift: int = 0) -> Affine:
+        return Affine(self.offset * factor + shift, tuple(c * factor for c in self.coefficients))
+
+    def plus(self, other: Affine) -> Affine:
+        both = zip(self.coefficients, other.coefficients, strict=True)
+        return Affine(self.offset + other.offset, tuple(a + b for a, b in both))
+
+
+@dataclass(frozen=True)
+class Access:
+    """One element of a slot for each point of the nest. Strides and offset are in elements."""
+
+    slot: int
+    dtype: DType
+    strides: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """`kind` ("sum" or "max") of `expression` over the reduced axes, stored at `access`."""
+
+    kind: str
+    expression: int
+    dtype: DType
+    access: Access
+    level: int  # the pass that accumulates it
+
+
+@dataclass(frozen=True)
+class Store:
+    """`expression` written to `access` at every point, in pass `level`."""
+
+    expression: int
+    access: Access
+    level: int
+
+
+@dataclass
+class LoopNest:
+    """See the module's docstring. `kept[a]` tells the outer axes from the reduced ones."""
+
+    shape: tuple[int, ...]
+    kept: tuple[bool, ...]
+    expressions: list[tuple[Any, ...]] = field(default_factory=list)
+    types: list[DType] = field(default_factory=list)
+    reductions: list[Reduction] = field(default_factory=list)
+    stores: list[Store] = field(default_factory=list)
+
+    @property
+    def passes(self) -> int:
+        return 1 + max([r.level for r in self.reductions] + [s.level for s in self.stores])
+
+    def accesses(self) -> list[Access]:
+        """Every access once: loads, then where reductions and stores write."""
+        found = [e[1] for e in self.expressions if e[0] == "load"]
+        found += [r.access for r in self.reductions] + [s.access for s in self.stores]
+        return list(dict.fromkeys(found))

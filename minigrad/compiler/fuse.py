@@ -1,0 +1,164 @@
+"""Grouping stored nodes into kernels.
+
+Nodes join one loop nest when they range over the same space with the same kept axes, each reads
+what the nest itself makes only at the point where it is made, and no other kernel would have to run
+both before and after. So BatchNorm and its ReLU become one nest of three passes over a
+channel's slice, which stays in cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+
+from minigrad.compiler.layout import Index, identity_index, source_index
+from minigrad.compiler.materialize import Placement
+from minigrad.graph import Node, Shape
+
+MOST_ROOTS = 8
+# Below this many points a nest that runs on one core is no loss.
+SMALL = 1 << 14
+# A full-size array that two kernels would each read is worth fusing for.
+LOOK_BACK = 12
+
+
+@dataclass
+class Group:
+    """The stored nodes one kernel computes. `space` is None for a node that is not a loop nest."""
+
+    roots: list[Node]
+    space: Shape | None
+    kept: tuple[bool, ...] | None = None  # None while nothing is reduced
+    before: int = 0  # bit mask of the groups that must run earlier, transitively
+    reads: set[int] = field(default_factory=set)
+
+
+def _space(node: Node) -> Shape | None:
+    if node.op.kind == "reduce":
+        return node.inputs[0].shape
+    return node.shape if node.op.kind in ("map", "view", "leaf", "identity") else None
+
+
+def _kept(node: Node) -> tuple[bool, ...] | None:
+    if node.op.kind != "reduce":
+        return None
+    axes = node.attrs["axes"]
+    return tuple(a not in axes for a in range(node.inputs[0].ndim))
+
+
+def fuse(placement: Placement, threads: int) -> list[Group]:
+    """The kernels of a plan in an order they can run in."""
+    groups: list[Group] = []
+    home: dict[int, int] = {}
+    by_id = {n.id: n for n in placement.placed}
+    for node in sorted(placement.placed, key=lambda n: n.id):
+        reads = placement.definition_sources(node)
+        producers = {home[i] for i in reads if i in home}
+        chosen = _choose(node, reads, producers, groups, placement, by_id, threads)
+        if chosen is None:
+            chosen = len(groups)
+            groups.append(Group([], _space(node)))
+        group = groups[chosen]
+        group.roots.append(node)
+        group.kept = group.kept or _kept(node)
+        group.reads |= reads
+        home[node.id] = chosen
+        _run_after(groups, chosen, producers - {chosen})
+    return _ordered(groups)
+
+
+def _run_after(groups: list[Group], chosen: int, producers: set[int]) -> None:
+    mask = groups[chosen].before
+    for p in producers:
+        mask |= groups[p].before | 1 << p
+    if mask != groups[chosen].before:
+        groups[chosen].before = mask
+        for g in groups:
+            if g.before >> chosen & 1:
+                g.before |= mask
+
+
+def _choose(node, reads, producers, groups, placement, by_id, threads) -> int | None:
+    space, kept = _space(node), _kept(node)
+    if space is None:
+        return None
+    recent = range(max(0, len(groups) - LOOK_BACK), len(groups))
+    for k in sorted(producers | set(recent), reverse=True):
+        group = groups[k]
+        if group.space != space or len(group.roots) >= MOST_ROOTS:
+            continue
+        if kept is not None and group.kept is not None and kept != group.kept:
+            continue
+        if any(groups[p].before >> k & 1 for p in producers if p != k):
+            continue  # another input can only be computed after this group
+        if k not in producers and not _share_array(group, reads, space, placement, by_id):
+            continue
+        if not _keeps_cores_busy(group.kept or kept, space, [*group.roots, node], threads):
+            continue
+        inside = {r.id: identity_index(r.shape) for r in group.roots}
+        if reads_in_place(node, inside, placement, space):
+            return k
+    return None
+
+
+def _share_array(group: Group, reads, space: Shape, placement: Placement, by_id) -> bool:
+    """Both read some array as large as the space."""
+    full = prod(space)
+    sizes = {n.id: n.size for n in placement.inputs}
+    return any((by_id[i].size if i in by_id else sizes[i]) == full for i in group.reads & reads)
+
+
+def _keeps_cores_busy(kept, space: Shape, roots: list[Node], threads: int) -> bool:
+    """A nest with few kept points runs on few cores: then only reductions belong in it."""
+    if kept is None or prod(space) <= SMALL:
+        return True
+    outer = prod(n for n, k in zip(space, kept, strict=True) if k)
+    return outer >= threads or all(r.op.kind == "reduce" for r in roots)
+
+
+def reads_in_place(
+    root: Node, inside: dict[int, Index], placement: Placement, space: Shape
+) -> bool:
+    """Whether evaluating `root` over `space` touches the nest's own values only where they are made."""
+    rank = len(space)
+    stack = [(n, identity_index(space)) for n in root.inputs]
+    seen = set()
+    while stack:
+        node, index = stack.pop()
+        if (node.id, index) in seen:
+            continue
+        seen.add((node.id, index))
+        if node.id in inside:
+            if index != inside[node.id]:
+                return False
+            continue
+        if placement.locate(node) is not None:
+            if placement.base(node).id not in inside:
+                continue
+            if node.op.kind not in ("view", "identity"):
+                return False
+        if node.op.kind == "view":
+            moved = source_index(node, index, rank)
+            if moved is None:
+                return False
+            stack.append((node.inputs[0], moved))
+        elif node.op.kind == "identity":
+            stack.append((node.inputs[0], index))
+        else:
+            stack.extend((n, index) for n in node.inputs)
+    return True
+
+
+def _ordered(groups: list[Group]) -> list[Group]:
+    """Groups after all that must run before them; otherwise in the order they were made."""
+    result: list[Group] = []
+    done = 0
+    waiting = list(range(len(groups)))
+    while waiting:
+        ready = [k for k in waiting if not groups[k].before & ~done]
+        assert ready, "cyclic kernel groups"
+        k = ready[0]
+        result.append(groups[k])
+        done |= 1 << k
+        waiting.remove(k)
+    return result

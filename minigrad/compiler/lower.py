@@ -1,0 +1,251 @@
+"""From groups of stored nodes to launches: loop nests for the fused, library kernels for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from minigrad.backend.launch import Operand, Program
+from minigrad.backend.loopnest import LoopNest, Store
+from minigrad.compiler.fuse import Group
+from minigrad.compiler.layout import collapsed, dense, identity_index, transposed
+from minigrad.compiler.nest import NestBuilder, point, simplified
+from minigrad.compiler.materialize import Placement
+from minigrad.graph import Node
+
+Ints = tuple[int, ...]
+
+
+class Lowering:
+    """Appends the launches of each group to `program`. `library` is the device's kernels."""
+
+    def __init__(self, placement: Placement, program: Program, library: Any):
+        self.placement, self.program, self.library = placement, program, library
+        self.constants: list[Node] = []
+        self._const_slots: dict[int, int] = {}
+
+    def lower(self, group: Group) -> None:
+        """One group: one loop nest, or the launches of one library op."""
+        if group.space is not None:
+            self._loop_nest(group)
+        else:
+            (node,) = group.roots
+            _RULES[node.op.name](self, node, self.out(node))
+
+    def const_slot(self, node: Node) -> int:
+        """The number of a constant among the plan's run-time arguments."""
+        slot = self._const_slots.get(node.id)
+        if slot is None:
+            slot = self._const_slots[node.id] = len(self.constants)
+            self.constants.append(node)
+        return slot
+
+    def out(self, node: Node) -> Operand:
+        """The dense operand of a stored node."""
+        return dense(self.placement.slots[node.id], node.dtype, node.shape)
+
+    def operand(self, node: Node) -> Operand:
+        """The operand of a node that is in memory."""
+        found = self.placement.locate(node)
+        assert found is not None, node
+        return found
+
+    # --- loop nests ------------------------------------------------------------------------------
+
+    def _loop_nest(self, group: Group) -> None:
+        assert group.space is not None
+        inside = {r.id for r in group.roots}
+
+        def locate(node: Node) -> Operand | None:
+            operand = self.placement.locate(node)
+            if operand is not None and self.placement.base(node).id in inside:
+                return None  # made by this very nest: its value is at hand
+            return operand
+
+        kept = group.kept or (True,) * len(group.space)
+        builder = NestBuilder(group.space, kept, locate, self.const_slot)
+        for root in group.roots:
+            if root.op.kind == "reduce":
+                builder.add_reduction(root, self.out(root))
+            else:
+                builder.add_store(root, self.out(root))
+        self.library.loop_nest(self.program, simplified(builder.nest))
+
+    def evaluate_into(self, node: Node, out: Operand) -> None:
+        """A nest that computes `node` into an operand of its shape, wherever that lies."""
+        kept = (True,) * node.ndim
+        builder = NestBuilder(node.shape, kept, self.placement.locate, self.const_slot)
+        index = identity_index(node.shape)
+        number = builder.value(node, index)
+        builder.nest.stores.append(Store(number, point(out, index, node.ndim), 0))
+        self.library.loop_nest(self.program, simplified(builder.nest))
+
+    def copy(self, source: Operand, out: Operand) -> None:
+        """A nest that copies one operand to another of the same shape."""
+        index = identity_index(source.shape)
+        rank = len(source.shape)
+        load = ("load", point(source, index, rank))
+        store = Store(0, point(out, index, rank), 0)
+        nest = LoopNest(
+            source.shape, (True,) * rank, [load], [source.dtype], [], [store]
+        )
+        self.library.loop_nest(self.program, simplified(nest))
+
+    def dense_copy(self, source: Operand) -> Operand:
+        """A row-major copy in scratch memory."""
+        slot = self.program.scratch_slot(source.size * source.dtype.itemsize)
+        out = dense(slot, source.dtype, source.shape)
+        self.copy(source, out)
+        return out
+
+    def grouped(self, operand: Operand, groups: tuple[Ints, ...]) -> Operand:
+        """The operand with each group of axes merged into one; copied where no strides can."""
+        merged = collapsed(operand, groups)
+        if merged is None:
+            order = tuple(a for axes in groups for a in axes)
+            copied = self.dense_copy(transposed(operand, order))
+            position, ranges = 0, []
+            for axes in groups:
+                ranges.append(tuple(range(position, position + len(axes))))
+                position += len(axes)
+            merged = collapsed(copied, tuple(ranges))
+            assert merged is not None
+        return merged
+
+    def written(
+        self, out: Operand, groups: tuple[Ints, ...], write: Callable[[Operand], None]
+    ) -> None:
+        """Let `write` fill `out` seen with grouped axes; through scratch where no strides can."""
+        merged = collapsed(out, groups)
+        if merged is not None:
+            write(merged)
+            return
+        order = tuple(a for axes in groups for a in axes)
+        target = transposed(out, order)
+        slot = self.program.scratch_slot(out.size * out.dtype.itemsize)
+        temporary = dense(slot, out.dtype, target.shape)
+        position, ranges = 0, []
+        for axes in groups:
+            ranges.append(tuple(range(position, position + len(axes))))
+            position += len(axes)
+        inner = collapsed(temporary, tuple(ranges))
+        assert inner is not None
+        write(inner)
+        self.copy(temporary, target)
+
+
+def _dot(low: Lowering, node: Node, out: Operand) -> None:
+    a, b = node.inputs
+    (batch_a, batch_b), (sum_a, sum_b) = node.attrs["batch"], node.attrs["contract"]
+    free_a = tuple(i for i in range(a.ndim) if i not in batch_a and i not in sum_a)
+    free_b = tuple(i for i in range(b.ndim) if i not in batch_b and i not in sum_b)
+    left = low.grouped(low.operand(a), (batch_a, free_a, sum_a))
+    right = low.grouped(low.operand(b), (batch_b, sum_b, free_b))
+    n, m = len(batch_a), len(free_a)
+    axes = tuple(range(len(out.shape)))
+    result = collapsed(out, (axes[:n], axes[n : n + m], axes[n + m :]))
+    assert result is not None  # out is dense
+    low.library.dot(low.program, left, right, result)
+
+
+def _conv(low: Lowering, node: Node, out: Operand) -> None:
+    x, w = (low.operand(n) for n in node.inputs)
+    low.library.conv2d(low.program, x, w, out, **node.attrs)
+
+
+def _planes(ndim: int, axes: Ints) -> tuple[Ints, ...]:
+    """Groups of axes for a window op: all others as one, a unit axis, then the two windowed ones."""
+    others = tuple(a for a in range(ndim) if a not in axes)
+    return others, (), (axes[0],), (axes[1],)
+
+
+def _window(low: Lowering, node: Node, out: Operand) -> None:
+    attrs = dict(node.attrs)
+    groups = _planes(node.ndim, attrs.pop("axes"))
+    inputs = [low.grouped(low.operand(n), groups) for n in node.inputs]
+    function = getattr(low.library, node.op.name)
+    low.written(out, groups, lambda target: function(low.program, *inputs, target, **attrs))
+
+
+def _rows(ndim: int, axis: int) -> tuple[Ints, ...]:
+    return tuple(range(axis)), (axis,), tuple(range(axis + 1, ndim))
+
+
+def _take(low: Lowering, node: Node, out: Operand) -> None:
+    x, indices = node.inputs
+    groups = _rows(node.ndim, node.attrs["axis"])
+    source = low.grouped(low.operand(x), groups)
+    target = collapsed(out, groups)
+    assert target is not None
+    low.library.take(low.program, source, low.operand(indices), target)
+
+
+def _scatter_add(low: Lowering, node: Node, out: Operand) -> None:
+    indices, updates = node.inputs
+    groups = _rows(node.ndim, node.attrs["axis"])
+    target = collapsed(out, groups)
+    assert target is not None
+    source = low.grouped(low.operand(updates), groups)
+    low.library.scatter_add(low.program, low.operand(indices), source, target)
+
+
+def _argmax(low: Lowering, node: Node, out: Operand) -> None:
+    (x,) = node.inputs
+    before, axis, after = _rows(x.ndim, node.attrs["axis"])
+    source = low.grouped(low.operand(x), (before, axis, after))
+    target = collapsed(out, (before, (*axis, *after)))
+    assert target is not None
+    low.library.argmax(low.program, source, target)
+
+
+def _random_bits(low: Lowering, node: Node, out: Operand) -> None:
+    low.library.random_bits(low.program, low.operand(node.inputs[0]), out)
+
+
+def _fill_zero(low: Lowering, out: Operand) -> None:
+    from minigrad.device import cpu
+    from minigrad.graph import const
+
+    zero = const(0, out.dtype, cpu)
+    shape = out.shape
+    expression = ("const", low.const_slot(zero), out.dtype.name)
+    store = Store(0, point(out, identity_index(shape), len(shape)), 0)
+    nest = LoopNest(shape, (True,) * len(shape), [expression], [out.dtype], [], [store])
+    low.library.loop_nest(low.program, simplified(nest))
+
+
+def _pad(low: Lowering, node: Node, out: Operand) -> None:
+    (x,) = node.inputs
+    low_side, interior = node.attrs["low"], node.attrs["interior"]
+    _fill_zero(low, out)
+    if x.size:
+        offset = sum(s * a for s, a in zip(out.strides, low_side, strict=True))
+        strides = tuple(s * (i + 1) for s, i in zip(out.strides, interior, strict=True))
+        low.evaluate_into(x, replace(out, shape=x.shape, strides=strides, offset=offset))
+
+
+def _concat(low: Lowering, node: Node, out: Operand) -> None:
+    axis, position = node.attrs["axis"], 0
+    for x in node.inputs:
+        if x.size:
+            offset = out.strides[axis] * position
+            low.evaluate_into(x, replace(out, shape=x.shape, offset=offset))
+        position += x.shape[axis]
+
+
+_RULES: dict[str, Callable[[Lowering, Node, Operand], None]] = {
+    "dot": _dot,
+    "conv": _conv,
+    "window_sum": _window,
+    "window_max": _window,
+    "window_select": _window,
+    "window_scatter": _window,
+    "take": _take,
+    "scatter_add": _scatter_add,
+    "argmax": _argmax,
+    "random_bits": _random_bits,
+    "pad": _pad,
+    "concat": _concat,
+}
+

@@ -1,0 +1,166 @@
+"""Plans: a graph's launches with their memory, made once for each structure and run many times."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from minigrad.backend.launch import Program
+from minigrad.compiler import memory
+from minigrad.compiler.fuse import fuse
+from minigrad.compiler.lower import Lowering
+from minigrad.compiler.materialize import Placement
+from minigrad.device import backend_of
+from minigrad.graph import Node, const_op, topological
+
+MOST_PLANS = 256
+
+plan_count = 0  # plans made (not found) in this process; tests read it
+_plans: OrderedDict[Any, Plan] = OrderedDict()
+_lock = threading.RLock()
+
+
+class Plan:
+    """The executable form of a graph's structure.
+
+    `inputs` and `constants` are positions in the topological list of nodes the plan was made for; a
+    graph of the same structure has its own nodes at the same positions. `outputs` pairs each wanted
+    position with the slot that holds it (perhaps an input's) and its size in bytes.
+    """
+
+    def __init__(self, nodes: Sequence[Node], wanted: Sequence[Node]):
+        backend = backend_of(wanted[0].device)
+        library = backend.library()
+        placement = Placement(nodes, wanted)
+        program = Program(first_scratch=len(placement.slots))
+        lowering = Lowering(placement, program, library)
+        self.groups = fuse(placement, backend.num_threads())
+        for group in self.groups:
+            lowering.lower(group)
+        position = {n.id: i for i, n in enumerate(nodes)}
+        self.program = program
+        self.inputs = [position[n.id] for n in placement.inputs]
+        self._const_values = [n.attrs["value"] for n in lowering.constants]
+        self.constants = [position.get(n.id, -1) for n in lowering.constants]
+        input_slots = len(placement.inputs)
+        self.outputs = []
+        self.fresh: dict[int, int] = {}  # slots that become the nodes' own memory -> bytes
+        for node in wanted:
+            operand = placement.locate(node)
+            assert operand is not None
+            nbytes = node.size * node.dtype.itemsize
+            self.outputs.append((position[node.id], operand.slot))
+            if operand.slot >= input_slots:
+                self.fresh[operand.slot] = nbytes
+        sizes = {
+            placement.slots[n.id]: n.size * n.dtype.itemsize
+            for n in placement.placed
+            if placement.slots[n.id] not in self.fresh
+        }
+        sizes.update({program.first_scratch + i: n for i, n in enumerate(program.scratch)})
+        offsets, arena = memory.place(sizes, memory.lifetimes(program))
+        self.arena_bytes = arena
+        bound = [*range(input_slots), *self.fresh]
+        constant_types = [n.dtype for n in lowering.constants]
+        self.executable = backend.executable(program, offsets, arena, bound, constant_types)
+        self._allocate = backend.allocate
+
+    def constant_values(self, nodes: Sequence[Node]) -> list[float]:
+        """This graph's values of the plan's constants."""
+        return [
+            nodes[p].attrs["value"] if p >= 0 else v
+            for p, v in zip(self.constants, self._const_values, strict=True)
+        ]
+
+    def run(self, inputs: list[Any], constants: list[float]) -> dict[int, Any]:
+        """Run on these input buffers; gives the buffer of each output slot."""
+        fresh = [self._allocate(nbytes) for nbytes in self.fresh.values()]
+        buffers = inputs + fresh
+        self.executable.run(buffers, constants)
+        by_slot = dict(enumerate(inputs))
+        by_slot.update(zip(self.fresh, fresh, strict=True))
+        return by_slot
+
+
+def structure(nodes: Sequence[Node], wanted: Sequence[Node]) -> Any:
+    """A key equal for graphs that one plan can serve: all but the data, constants and identities."""
+    number: dict[int, int] = {}
+    parts: list[Any] = []
+    for i, n in enumerate(nodes):
+        number[n.id] = i
+        if n.storage is not None:
+            parts.append((n.dtype.name, n.shape))
+        elif n.op is const_op:
+            parts.append(n.dtype.name)
+        else:
+            inputs = tuple([number[m.id] for m in n.inputs])
+            attrs = () if n.op.name == "variable" else tuple(n.attrs.values())
+            parts.append((n.op.name, n.dtype.name, inputs, attrs))
+    return str(nodes[0].device), tuple(parts), tuple([number[n.id] for n in wanted])
+
+
+def plan_for(nodes: Sequence[Node], wanted: Sequence[Node]) -> Plan:
+    """The plan of a graph, made at most once for its structure."""
+    global plan_count
+    key = structure(nodes, wanted)
+    plan = _plans.get(key)
+    if plan is None:
+        plan = Plan(nodes, wanted)
+        plan_count += 1
+        _plans[key] = plan
+        while len(_plans) > MOST_PLANS:
+            _plans.popitem(last=False)
+    else:
+        _plans.move_to_end(key)
+    return plan
+
+
+def computed(node: Node) -> bool:
+    """Whether a node's value is stored: walks stop there."""
+    return node.storage is not None
+
+
+def run_graph(wanted: Sequence[Node]) -> None:
+    """Compute nodes and all that is worth keeping on the way; sets their storage."""
+    with _lock:
+        wanted = list(dict.fromkeys(n for n in wanted if n.storage is None))
+        if not wanted:
+            return
+        nodes = topological(wanted, stop=computed)
+        kept = _worth_keeping(nodes, wanted)
+        plan = plan_for(nodes, kept)
+        buffers = plan.run(
+            [nodes[p].storage for p in plan.inputs], plan.constant_values(nodes)
+        )
+        for position, slot in plan.outputs:
+            nodes[position].storage = buffers[slot]
+        for position, _ in plan.outputs:
+            node = nodes[position]
+            if not any(n.needs_grad for n in node.inputs):
+                node.forget()
+
+
+def _worth_keeping(nodes: Sequence[Node], wanted: Sequence[Node]) -> list[Node]:
+    """What is asked for, what a live Tensor shows, and on a gradient path the costly results.
+
+    The last is for `loss.item()` before `loss.backward()`, which must not run the forward twice.
+    """
+    asked = {n.id for n in wanted}
+    on_path: set[int] = set()
+    for node in reversed(nodes):  # consumers before inputs
+        if node.id in asked and node.needs_grad:
+            on_path.add(node.id)
+        if node.id in on_path and node.op.name != "stop_gradient":
+            on_path.update(n.id for n in node.inputs if n.needs_grad)
+    return [
+        n
+        for n in nodes
+        if n.storage is None
+        and (
+            n.id in asked
+            or n.handles
+            or (n.id in on_path and n.op.kind in ("reduce", "kernel") and n.dtype.is_floating)
+        )
+    ]

@@ -1,0 +1,59 @@
+"""Every environment flag, typed, with its default. An unknown MINIGRAD_* name is an error."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+_NAMES = ("DEBUG", "CHECK", "DEVICE", "CACHE_DIR", "NUM_THREADS", "REWRITE", "DATA")
+
+
+@dataclass
+class Config:
+    """The flags of this process.
+
+    MINIGRAD_DEBUG: 0 silent, 1 compile events, 2 each kernel, 3 graphs, 4 generated source.
+    MINIGRAD_CHECK: 1 stops at the first NaN or Inf, naming the op and the line that made it.
+    MINIGRAD_DEVICE: the default device.
+    MINIGRAD_CACHE_DIR: where compiled kernels are kept (default: the user's cache directory).
+    MINIGRAD_NUM_THREADS: threads of the CPU backend (default: the cores this process may use).
+    MINIGRAD_REWRITE: 0 switches algebraic rewriting off.
+    MINIGRAD_DATA: a folder with the full data sets, for the tests that want them.
+    """
+
+    debug: int = 0
+    check: bool = False
+    device: str | None = None
+    cache_dir: str | None = None
+    num_threads: int | None = None
+    rewrite: bool = True
+    data: str | None = None
+
+
+def _integer(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    if not text:
+        return default
+    if not text.lstrip("-").isdigit():
+        raise ValueError(f"{name}: expected an integer, got {text!r}.")
+    return int(text)
+
+
+def read_environment() -> Config:
+    """The configuration the environment asks for."""
+    for name in os.environ:
+        if name.startswith("MINIGRAD_") and name.removeprefix("MINIGRAD_") not in _NAMES:
+            known = ", ".join("MINIGRAD_" + n for n in _NAMES)
+            raise ValueError(f"environment variable {name}: expected one of {known}.")
+    return Config(
+        debug=_integer("MINIGRAD_DEBUG", 0),
+        check=bool(_integer("MINIGRAD_CHECK", 0)),
+        device=os.environ.get("MINIGRAD_DEVICE") or None,
+        cache_dir=os.environ.get("MINIGRAD_CACHE_DIR") or None,
+        num_threads=_integer("MINIGRAD_NUM_THREADS", 0) or None,
+        rewrite=bool(_integer("MINIGRAD_REWRITE", 1)),
+        data=os.environ.get("MINIGRAD_DATA") or None,
+    )
+
+
+config = read_environment()

@@ -1,0 +1,231 @@
+"""Batch transforms. They only describe themselves; DataLoader runs them all in one pass.
+
+A fixed set of ideas (scale, crop, flip) composed into one `BatchPlan` replaces a chain of passes
+over memory, and makes the random numbers of a batch a small table that any assembler can follow.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from minigrad.tensor import Tensor
+
+
+class Normalize:
+    """y = (x - mean) / std, per channel.
+
+    Args:
+        mean, std: one number per channel, or one for all, in the units of x. DataLoader divides by
+            the data set's full scale first, so for images x is in 0..1.
+    """
+
+    def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]):
+        self.mean, self.std = _numbers(mean, "mean"), _numbers(std, "std")
+        if len(self.mean) != len(self.std) and 1 not in (len(self.mean), len(self.std)):
+            raise ValueError(
+                "Normalize: expected mean and std of one length, "
+                f"got {len(self.mean)} and {len(self.std)}."
+            )
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"Normalize.std: expected positive numbers, got {self.std}.")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The same on a batch of floats (N, C, *spatial)."""
+        from minigrad import asarray
+
+        def per_channel(values: tuple[float, ...]) -> Tensor:
+            column = asarray(list(values), dtype=x.dtype, device=x.device)
+            return column.reshape((len(values),) + (1,) * (len(x.shape) - 2))
+
+        return (x - per_channel(self.mean)) / per_channel(self.std)
+
+    def __repr__(self) -> str:
+        return f"Normalize(mean={self.mean}, std={self.std})"
+
+
+class RandomCrop:
+    """A window of the image at a random place, surrounded by `padding` black pixels first.
+
+    Black is the stored value 0 wherever the crop stands in a chain, also after Normalize.
+
+    Args:
+        size: side of the window, or (height, width), in pixels.
+        padding: pixels added on every side before cropping.
+    """
+
+    def __init__(self, size: int | tuple[int, int], padding: int = 0):
+        pair = (size, size) if isinstance(size, int) else tuple(size)
+        if len(pair) != 2 or not all(_is_int(n) and n > 0 for n in pair):
+            raise ValueError(f"RandomCrop.size: expected one or two ints > 0, got {size!r}.")
+        if not _is_int(padding) or padding < 0:
+            raise ValueError(f"RandomCrop.padding: expected an int >= 0, got {padding!r}.")
+        self.size, self.padding = cast("tuple[int, int]", pair), padding
+
+    def __repr__(self) -> str:
+        return f"RandomCrop(size={self.size}, padding={self.padding})"
+
+
+class RandomHorizontalFlip:
+    """Mirror left and right, with probability `p` for each image (in steps of 1/65536)."""
+
+    def __init__(self, p: float = 0.5):
+        if not 0 <= p <= 1:
+            raise ValueError(f"RandomHorizontalFlip.p: expected a number in [0, 1], got {p}.")
+        self.p = p
+
+    def __repr__(self) -> str:
+        return f"RandomHorizontalFlip(p={self.p})"
+
+
+class Compose:
+    """Several transforms, first to last. One may be any callable `batch -> batch` on Tensors."""
+
+    def __init__(self, transforms: Sequence[Any]):
+        self.transforms = tuple(transforms)
+
+    def __repr__(self) -> str:
+        return f"Compose({list(self.transforms)})"
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """All transforms as one pass: y[i, j] = x[top + i, left + j] * scale + shift, or mirrored.
+
+    Attributes:
+        geometry: (C, H, W) of a stored sample; (1, 1, size) when a sample is not an image.
+        shape: shape of a finished sample.
+        scale, shift: per channel; from stored values to finished ones.
+        crop: (height, width) of a finished image; equals (H, W) without a crop.
+        places: how many values `top` and `left` can take; (1, 1) without a crop.
+        padding: the first of these values is -padding.
+        flip: probability of mirroring, in 1/65536.
+        after: callables on the finished batch.
+    """
+
+    geometry: tuple[int, int, int]
+    shape: tuple[int, ...]
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+    crop: tuple[int, int]
+    places: tuple[int, int] = (1, 1)
+    padding: int = 0
+    flip: int = 0
+    after: tuple[Callable[[Any], Any], ...] = ()
+
+    def draw(self, rows: Sequence[int], rng: Random) -> array[int]:
+        """Four int64 words per sample of a batch: row, top, left, mirrored.
+
+        16 random bits scaled to the range: off from uniform by less than range / 65536.
+        """
+        n = len(rows)
+        if self.places == (1, 1) and not self.flip:
+            top, left, mirrored = [-self.padding] * n, [-self.padding] * n, [0] * n
+        else:
+            down, right = self.places
+            pad, flip = self.padding, self.flip
+            bits = array("H", rng.randbytes(6 * n))
+            top = [(r * down >> 16) - pad for r in bits[:n]]
+            left = [(r * right >> 16) - pad for r in bits[n : 2 * n]]
+            mirrored = [r < flip for r in bits[2 * n :]]
+        words = array("q", bytes(32 * n))
+        for i, column in enumerate((rows, top, left, mirrored)):
+            words[i::4] = array("q", column)
+        return words
+
+
+def plan_batches(transform: Any, shape: tuple[int, ...], full_scale: float) -> BatchPlan:
+    """The plan for samples of `shape` under a transform: None, one of this file's, or a callable.
+
+    Raises:
+        ValueError: a transform does not fit the images, or cannot be merged into one pass.
+        TypeError: something that is no transform.
+    """
+    is_image = len(shape) == 3
+    size = 1
+    for n in shape:
+        size *= n
+    geometry = cast("tuple[int, int, int]", shape if is_image else (1, 1, size))
+    channels, height, width = geometry
+    scale, shift = [1 / full_scale] * channels, [0.0] * channels
+    crop: RandomCrop | None = None
+    flip: RandomHorizontalFlip | None = None
+    after: list[Callable[[Any], Any]] = []
+    for step in _flattened(transform):
+        if isinstance(step, RandomCrop | RandomHorizontalFlip):
+            if not is_image:
+                raise ValueError(f"{step}: expected samples (C, H, W), got shape {shape}.")
+            if after:
+                raise ValueError(
+                    f"{step}: expected to stand before {after[0]!r}, which works on whole tensors. "
+                    "Put crops and flips first."
+                )
+        if isinstance(step, RandomCrop):
+            crop = _only(crop, step)
+        elif isinstance(step, RandomHorizontalFlip):
+            flip = _only(flip, step)
+        elif isinstance(step, Normalize) and not after:
+            means, stds = (_per_channel(step, v, channels) for v in (step.mean, step.std))
+            scale = [a / s for a, s in zip(scale, stds, strict=True)]
+            shift = [(b - m) / s for b, m, s in zip(shift, means, stds, strict=True)]
+        elif callable(step):
+            after.append(step)
+        else:
+            raise TypeError(f"transform: expected a callable on a batch, got {step!r}.")
+    window, places, padding = (height, width), (1, 1), 0
+    if crop is not None:
+        window, padding = crop.size, crop.padding
+        places = (height + 2 * padding - window[0] + 1, width + 2 * padding - window[1] + 1)
+        if min(places) < 1:
+            raise ValueError(
+                f"{crop}: expected a window within the padded image "
+                f"{(height + 2 * padding, width + 2 * padding)}, got {window}. "
+                "Use a smaller size or more padding."
+            )
+    return BatchPlan(
+        geometry=geometry,
+        shape=(channels, *window) if is_image else shape,
+        scale=tuple(scale),
+        shift=tuple(shift),
+        crop=window,
+        places=places,
+        padding=padding,
+        flip=round(flip.p * 65536) if flip else 0,
+        after=tuple(after),
+    )
+
+
+def _flattened(transform: Any) -> list[Any]:
+    if transform is None:
+        return []
+    if isinstance(transform, Compose):
+        return [step for part in transform.transforms for step in _flattened(part)]
+    return [transform]
+
+
+def _only(earlier: Any, step: Any) -> Any:
+    if earlier is not None:
+        raise ValueError(f"transform: expected one {type(step).__name__}, got {earlier}, {step}.")
+    return step
+
+
+def _per_channel(step: Normalize, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if len(values) not in (1, channels):
+        raise ValueError(f"{step}: expected 1 or {channels} numbers, got {len(values)}.")
+    return values if len(values) == channels else values * channels
+
+
+def _numbers(values: float | Sequence[float], name: str) -> tuple[float, ...]:
+    numbers = (values,) if isinstance(values, int | float) else tuple(values)
+    if not numbers or not all(isinstance(value, int | float) for value in numbers):
+        raise TypeError(f"Normalize.{name}: expected a number or one per channel, got {values!r}.")
+    return tuple(float(value) for value in numbers)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

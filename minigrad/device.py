@@ -1,0 +1,103 @@
+"""Devices by name, and which of them this machine can use."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from minigrad.config import config
+from minigrad.errors import DeviceError
+
+
+@dataclass(frozen=True)
+class Device:
+    """A place for data: `Device("cpu")` or `Device("cuda", 0)`."""
+
+    type: str
+    index: int = 0
+
+    def __str__(self) -> str:
+        return self.type if self.type == "cpu" else f"{self.type}:{self.index}"
+
+    def __repr__(self) -> str:
+        return f"Device({str(self)!r})"
+
+
+cpu = Device("cpu")
+cuda = Device("cuda")
+
+_MODULES = {"cpu": "minigrad.backend.cpu.backend", "cuda": "minigrad.backend.cuda.backend"}
+_NEEDS = {
+    "cpu": ("numba", "pip install numba"),
+    "cuda": ("cupy", "pip install 'minigrad[cuda13]' (or cuda12, to match the driver)"),
+}
+_default: Device | None = None
+
+
+def as_device(value: Device | str | None, where: str = "device") -> Device:
+    """A Device from itself, a name such as "cpu" or "cuda:1", or None for the default."""
+    if value is None:
+        return default_device()
+    if isinstance(value, Device):
+        return value
+    if isinstance(value, str):
+        kind, _, index = value.partition(":")
+        if kind in _MODULES and (index == "" or index.isdigit()):
+            return Device(kind, int(index or 0))
+    raise DeviceError(f"{where}: expected 'cpu', 'cuda' or 'cuda:N', got {value!r}.")
+
+
+def why_unusable(kind: str) -> str | None:
+    """None when devices of this kind can be used, else the reason and the cure."""
+    package, cure = _NEEDS[kind]
+    if importlib.util.find_spec(package) is None:
+        return f"the package {package} is not installed; {cure}"
+    if importlib.util.find_spec(_MODULES[kind]) is None:
+        return f"this version of minigrad has no {kind} backend yet"
+    return backend_of(Device(kind), check=False).why_unusable()
+
+
+@cache
+def _import_backend(kind: str) -> Any:
+    return importlib.import_module(_MODULES[kind])
+
+
+def backend_of(device: Device, check: bool = True) -> Any:
+    """The backend module of a device, imported when first asked for."""
+    if check:
+        _check(device.type)
+    return _import_backend(device.type)
+
+
+@cache
+def _check(kind: str) -> None:
+    reason = why_unusable(kind)
+    if reason is not None:
+        raise DeviceError(f"device {kind!r} cannot be used: {reason}.")
+
+
+def devices() -> dict[str, str]:
+    """Each kind of device with "usable", or why it is not."""
+    return {kind: why_unusable(kind) or "usable" for kind in _MODULES}
+
+
+def default_device() -> Device:
+    """The device new tensors are made on: set, else MINIGRAD_DEVICE, else cuda if usable, else cpu."""
+    global _default
+    if _default is None:
+        if config.device is not None:
+            _default = as_device(config.device, "MINIGRAD_DEVICE")
+            _check(_default.type)
+        else:
+            _default = cpu if why_unusable("cuda") else cuda
+    return _default
+
+
+def set_default_device(device: Device | str) -> None:
+    """Make new tensors on `device`."""
+    global _default
+    chosen = as_device(device, "set_default_device")
+    _check(chosen.type)
+    _default = chosen

@@ -1,0 +1,74 @@
+"""The data types, and the Array API's promotion rules between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DType:
+    """A fixed-width number type. `itemsize` is in bytes; `format` is the buffer-protocol code."""
+
+    name: str
+    kind: str  # "bool", "uint", "int" or "float"
+    itemsize: int
+    format: str
+
+    def __repr__(self) -> str:
+        return f"minigrad.{self.name}"
+
+    @property
+    def is_floating(self) -> bool:
+        return self.kind == "float"
+
+    @property
+    def typestr(self) -> str:
+        """The type as NumPy's array-interface protocol spells it."""
+        code = {"bool": "b", "uint": "u", "int": "i", "float": "f"}[self.kind]
+        return ("|" if self.itemsize == 1 else "<") + code + str(self.itemsize)
+
+
+bool_ = DType("bool", "bool", 1, "?")
+uint8 = DType("uint8", "uint", 1, "B")
+int32 = DType("int32", "int", 4, "i")
+int64 = DType("int64", "int", 8, "q")
+float32 = DType("float32", "float", 4, "f")
+float64 = DType("float64", "float", 8, "d")
+
+ALL = (bool_, uint8, int32, int64, float32, float64)
+BY_NAME = {d.name: d for d in ALL}
+BY_TYPESTR = {d.typestr: d for d in ALL}
+
+_RANK = {"bool": 0, "uint": 1, "int": 2, "float": 3}
+
+
+def as_dtype(value: DType | str, where: str = "dtype") -> DType:
+    """A DType from itself or its name."""
+    if isinstance(value, DType):
+        return value
+    if isinstance(value, str) and value in BY_NAME:
+        return BY_NAME[value]
+    if value in (bool, int, float):
+        return {bool: bool_, int: int64, float: float32}[value]
+    raise TypeError(f"{where}: expected one of {', '.join(BY_NAME)}, got {value!r}.")
+
+
+def promote(a: DType, b: DType) -> DType:
+    """The Array API's promotion: the wider of the higher kind.
+
+    int with float is undefined in the standard; the float type wins here, as in PyTorch.
+    """
+    if _RANK[a.kind] != _RANK[b.kind]:
+        return a if _RANK[a.kind] > _RANK[b.kind] else b
+    return a if a.itemsize >= b.itemsize else b
+
+
+def of_scalar(value: complex, like: DType | None = None) -> DType:
+    """The type a Python number takes beside a tensor of type `like`: weak, as the standard says."""
+    if isinstance(value, bool):
+        return like or bool_
+    if isinstance(value, int):
+        return like if like is not None and like.kind != "bool" else int64
+    if isinstance(value, float):
+        return like if like is not None and like.is_floating else float32
+    raise TypeError(f"expected a bool, int or float, got {type(value).__name__}.")

@@ -1,0 +1,447 @@
+"""Elementwise functions of the Array API. Python numbers are weak: they take the tensor's dtype."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from minigrad import ops
+from minigrad.dtype import DType, as_dtype, of_scalar, promote
+from minigrad.functions.arguments import (
+    as_float,
+    as_truth,
+    as_type,
+    broadcast_shape,
+    constant,
+    expand_to,
+    node_of,
+    number,
+    pair,
+)
+from minigrad.graph import Node, like, zeros_like
+from minigrad.handle import Handle, wrap
+
+if TYPE_CHECKING:
+    from minigrad.functions.arguments import Operand
+    from minigrad.tensor import Tensor
+
+
+# Arithmetic
+
+
+def add(x1: Operand, x2: Operand) -> Tensor:
+    """x1 + x2."""
+    return wrap(ops.add(*pair("add", x1, x2)))
+
+
+def subtract(x1: Operand, x2: Operand) -> Tensor:
+    """x1 - x2."""
+    return wrap(ops.sub(*pair("subtract", x1, x2)))
+
+
+def multiply(x1: Operand, x2: Operand) -> Tensor:
+    """x1 * x2."""
+    return wrap(ops.mul(*pair("multiply", x1, x2)))
+
+
+def divide(x1: Operand, x2: Operand) -> Tensor:
+    """x1 / x2. Two integers give float32."""
+    a, b = pair("divide", x1, x2)
+    return wrap(ops.div(as_float(a), as_float(b)))
+
+
+def floor_divide(x1: Operand, x2: Operand) -> Tensor:
+    """The largest integer not above x1 / x2."""
+    return wrap(ops.floor_divide(*pair("floor_divide", x1, x2)))
+
+
+def remainder(x1: Operand, x2: Operand) -> Tensor:
+    """x1 - floor(x1 / x2) * x2: the sign is x2's, as in Python."""
+    a, b = pair("remainder", x1, x2)
+    quotient = ops.floor_divide(a, b)
+    rest = a - quotient * b
+    if a.dtype.is_floating:  # 0 * inf is not 0: 5 % inf is 5
+        rest = ops.where(ops.equal(quotient, zeros_like(a)), a, rest)
+    return wrap(rest)
+
+
+def pow(x1: Operand, x2: Operand) -> Tensor:
+    """x1 to the power x2.
+
+    The exponents 2, 3, 0.5, -0.5 and -1 become the ops they name, which cost less and have simpler
+    derivatives. Integers take a Python integer >= 0 as the exponent.
+    """
+    if isinstance(x1, Handle) and not isinstance(x2, Handle):
+        exponent = number("pow", x2)
+        x = node_of("pow", x1)
+        if x.dtype.kind != "float" and isinstance(exponent, int):
+            return wrap(_integer_power(x, exponent))
+        x = as_float(x)
+        if exponent == 1:
+            return wrap(x)
+        if exponent == 2:
+            return wrap(ops.mul(x, x))
+        if exponent == 3:
+            return wrap(ops.mul(ops.mul(x, x), x))
+        if exponent == 0.5:
+            return wrap(ops.sqrt(x))
+        if exponent == -0.5:
+            return wrap(ops.rsqrt(x))
+        if exponent == -1:
+            return wrap(ops.div(like(1.0, x), x))
+        return wrap(ops.pow_(x, like(exponent, x)))
+    a, b = pair("pow", x1, x2)
+    if not a.dtype.is_floating:
+        raise TypeError(
+            f"pow: expected a floating dtype or a Python integer exponent, got {a.dtype.name}. "
+            "Use astype(float32)."
+        )
+    return wrap(ops.pow_(a, b))
+
+
+def _integer_power(x: Node, exponent: int) -> Node:
+    if exponent < 0:
+        raise ValueError(
+            f"pow: expected an exponent >= 0 for {x.dtype.name}, got {exponent}. Use astype(float32)."
+        )
+    result, square_ = like(1, x), x
+    while exponent:
+        if exponent & 1:
+            result = ops.mul(result, square_)
+        exponent >>= 1
+        square_ = ops.mul(square_, square_) if exponent else square_
+    return result
+
+
+def negative(x: Tensor) -> Tensor:
+    """-x."""
+    return wrap(ops.neg(node_of("negative", x)))
+
+
+def positive(x: Tensor) -> Tensor:
+    """+x: the same values."""
+    return wrap(node_of("positive", x))
+
+
+def abs(x: Tensor) -> Tensor:
+    """The absolute value; its derivative at 0 is 0."""
+    return wrap(ops.abs_(node_of("abs", x)))
+
+
+def sign(x: Tensor) -> Tensor:
+    """-1, 0 or 1."""
+    return wrap(ops.sign(node_of("sign", x)))
+
+
+def square(x: Tensor) -> Tensor:
+    """X times x."""
+    node = node_of("square", x)
+    return wrap(ops.mul(node, node))
+
+
+def reciprocal(x: Tensor) -> Tensor:
+    """1 / x."""
+    node = as_float(node_of("reciprocal", x))
+    return wrap(ops.div(like(1.0, node), node))
+
+
+# Exponentials, roots, trigonometry
+
+
+def exp(x: Tensor) -> Tensor:
+    """E to the power x."""
+    return wrap(ops.exp(as_float(node_of("exp", x))))
+
+
+def expm1(x: Tensor) -> Tensor:
+    """exp(x) - 1, accurate near 0."""
+    node = as_float(node_of("expm1", x))
+    e = ops.exp(node)
+    # exp(x) - 1 = tanh(x / 2) * (exp(x) + 1) has no cancellation. It enters as a correction behind
+    # stop_gradient, so that the derivative of every order is exp(x) itself.
+    accurate = ops.tanh(node * 0.5) * (e + 1.0)
+    return wrap(_corrected(node, e - 1.0, accurate, below=0.5))
+
+
+def log(x: Tensor) -> Tensor:
+    """The natural logarithm."""
+    return wrap(ops.log(as_float(node_of("log", x))))
+
+
+def log1p(x: Tensor) -> Tensor:
+    """log(1 + x), accurate near 0."""
+    node = as_float(node_of("log1p", x))
+    # 2 atanh(s) with s = x / (2 + x), |s| < 1/7 where it is used. Kahan's log(u) * x / (u - 1) would
+    # be lost where a compiler may reassociate (1 + x) - 1.
+    s = node / (node + 2.0)
+    s_squared = s * s
+    terms = 5 if node.dtype.itemsize == 4 else 10
+    series = like(1.0 / (2 * terms + 1), node)
+    for k in reversed(range(terms)):
+        series = series * s_squared + 1.0 / (2 * k + 1)
+    return wrap(_corrected(node, ops.log(node + 1.0), series * s * 2.0, below=0.25))
+
+
+def _corrected(x: Node, plain: Node, accurate: Node, below: float) -> Node:
+    """`plain` with its derivatives, but the value `accurate` where |x| < below."""
+    near = ops.less(ops.abs_(x), like(below, x))
+    return plain + ops.stop_gradient(ops.where(near, accurate - plain, zeros_like(x)))
+
+
+def log2(x: Tensor) -> Tensor:
+    """The logarithm to base 2."""
+    return wrap(ops.log(as_float(node_of("log2", x))) / math.log(2.0))
+
+
+def log10(x: Tensor) -> Tensor:
+    """The logarithm to base 10."""
+    return wrap(ops.log(as_float(node_of("log10", x))) / math.log(10.0))
+
+
+def logaddexp(x1: Operand, x2: Operand) -> Tensor:
+    """log(exp(x1) + exp(x2)), without overflow."""
+    high, low = maximum(x1, x2), minimum(x1, x2)
+    finite = isfinite(high)  # two equal infinities: their difference is not 0
+    gap = where(finite, subtract(low, high), 0.0)
+    return where(finite, add(high, log1p(exp(gap))), high)
+
+
+def sqrt(x: Tensor) -> Tensor:
+    """The square root; its derivative at 0 is infinite."""
+    return wrap(ops.sqrt(as_float(node_of("sqrt", x))))
+
+
+def rsqrt(x: Tensor) -> Tensor:
+    """1 / sqrt(x)."""
+    return wrap(ops.rsqrt(as_float(node_of("rsqrt", x))))
+
+
+def sin(x: Tensor) -> Tensor:
+    """The sine of x in radians."""
+    return wrap(ops.sin(as_float(node_of("sin", x))))
+
+
+def cos(x: Tensor) -> Tensor:
+    """The cosine of x in radians."""
+    return wrap(ops.cos(as_float(node_of("cos", x))))
+
+
+def tan(x: Tensor) -> Tensor:
+    """The tangent of x in radians."""
+    node = as_float(node_of("tan", x))
+    return wrap(ops.sin(node) / ops.cos(node))
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent."""
+    return wrap(ops.tanh(as_float(node_of("tanh", x))))
+
+
+def sinh(x: Tensor) -> Tensor:
+    """The hyperbolic sine."""
+    node = as_float(node_of("sinh", x))
+    return wrap(ops.tanh(node) * _cosh(node))  # (exp(x) - exp(-x)) / 2 would cancel near 0
+
+
+def cosh(x: Tensor) -> Tensor:
+    """The hyperbolic cosine."""
+    return wrap(_cosh(as_float(node_of("cosh", x))))
+
+
+def _cosh(x: Node) -> Node:
+    return (ops.exp(x) + ops.exp(-x)) * 0.5
+
+
+def erf(x: Tensor) -> Tensor:
+    """The error function."""
+    return wrap(ops.erf(as_float(node_of("erf", x))))
+
+
+# Rounding; integers are round already
+
+
+def floor(x: Tensor) -> Tensor:
+    """The largest integer not above x."""
+    node = node_of("floor", x)
+    return wrap(ops.floor(node) if node.dtype.is_floating else node)
+
+
+def ceil(x: Tensor) -> Tensor:
+    """The smallest integer not below x."""
+    node = node_of("ceil", x)
+    return wrap(-ops.floor(-node) if node.dtype.is_floating else node)
+
+
+def trunc(x: Tensor) -> Tensor:
+    """X without its fraction."""
+    node = node_of("trunc", x)
+    return wrap(ops.sign(node) * ops.floor(ops.abs_(node)) if node.dtype.is_floating else node)
+
+
+def round(x: Tensor) -> Tensor:
+    """The nearest integer; halves go to the even one."""
+    node = node_of("round", x)
+    if not node.dtype.is_floating:
+        return wrap(node)
+    below = ops.floor(node)
+    fraction = node - below  # exact, where floor(x + 0.5) is not; NaN at infinity: stays below
+    half = like(0.5, node)
+    is_odd = ops.bitwise_invert(ops.equal(ops.floor(below * 0.5) * 2.0, below))
+    tie_up = ops.bitwise_and(ops.equal(fraction, half), is_odd)
+    up = ops.bitwise_or(ops.less(half, fraction), tie_up)
+    return wrap(ops.where(up, below + 1.0, below))
+
+
+# Comparison and choice
+
+
+def maximum(x1: Operand, x2: Operand) -> Tensor:
+    """The larger of each two elements; ties share the gradient."""
+    return wrap(ops.maximum(*pair("maximum", x1, x2)))
+
+
+def minimum(x1: Operand, x2: Operand) -> Tensor:
+    """The smaller of each two elements; ties share the gradient."""
+    return wrap(ops.minimum(*pair("minimum", x1, x2)))
+
+
+def clip(x: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:
+    """X held between `min` and `max`."""
+    if min is not None:
+        x = maximum(x, min)
+    if max is not None:
+        x = minimum(x, max)
+    return x if min is not None or max is not None else positive(x)
+
+
+def equal(x1: Operand, x2: Operand) -> Tensor:
+    """Where x1 == x2."""
+    return wrap(ops.equal(*pair("equal", x1, x2)))
+
+
+def not_equal(x1: Operand, x2: Operand) -> Tensor:
+    """Where x1 != x2."""
+    return wrap(ops.bitwise_invert(ops.equal(*pair("not_equal", x1, x2))))
+
+
+def less(x1: Operand, x2: Operand) -> Tensor:
+    """Where x1 < x2."""
+    return wrap(ops.less(*pair("less", x1, x2)))
+
+
+def less_equal(x1: Operand, x2: Operand) -> Tensor:
+    """Where x1 <= x2."""
+    return wrap(ops.less_equal(*pair("less_equal", x1, x2)))
+
+
+def greater(x1: Operand, x2: Operand) -> Tensor:
+    """Where x1 > x2."""
+    a, b = pair("greater", x1, x2)
+    return wrap(ops.less(b, a))
+
+
+def greater_equal(x1: Operand, x2: Operand) -> Tensor:
+    """Where x1 >= x2."""
+    a, b = pair("greater_equal", x1, x2)
+    return wrap(ops.less_equal(b, a))
+
+
+def isnan(x: Tensor) -> Tensor:
+    """Where x is not a number."""
+    node = node_of("isnan", x)
+    if not node.dtype.is_floating:
+        return wrap(_never(node))
+    return wrap(ops.bitwise_invert(ops.equal(node, node)))
+
+
+def isinf(x: Tensor) -> Tensor:
+    """Where x is infinite, of either sign."""
+    node = node_of("isinf", x)
+    if not node.dtype.is_floating:
+        return wrap(_never(node))
+    return wrap(ops.equal(ops.abs_(node), like(math.inf, node)))
+
+
+def isfinite(x: Tensor) -> Tensor:
+    """Where x is neither infinite nor NaN."""
+    node = node_of("isfinite", x)
+    if not node.dtype.is_floating:
+        return wrap(ops.bitwise_invert(_never(node)))
+    return wrap(ops.less(ops.abs_(node), like(math.inf, node)))
+
+
+def _never(x: Node) -> Node:
+    from minigrad.dtype import bool_
+    from minigrad.graph import const
+
+    return const(False, bool_, x.device, x.shape)
+
+
+def where(condition: Tensor, x1: Operand, x2: Operand) -> Tensor:
+    """x1 where `condition` holds, x2 elsewhere."""
+    c = as_truth(node_of("where", condition))
+    if not isinstance(x1, Handle) and not isinstance(x2, Handle):
+        first, second = number("where", x1), number("where", x2)
+        dtype = promote(of_scalar(first), of_scalar(second))
+        a = constant("where", first, dtype, c.device, c.shape)
+        b = constant("where", second, dtype, c.device, c.shape)
+        return wrap(ops.where(c, a, b))
+    a, b = pair("where", x1, x2)
+    if c.shape != a.shape:
+        shape = broadcast_shape("where", c.shape, a.shape)
+        c, a, b = expand_to(c, shape), expand_to(a, shape), expand_to(b, shape)
+    return wrap(ops.where(c, a, b))
+
+
+def astype(x: Tensor, dtype: DType | str) -> Tensor:
+    """The values in another dtype; floats are truncated towards zero when they become integers."""
+    node, target = node_of("astype", x), as_dtype(dtype, "astype")
+    if target.kind == "bool":
+        return wrap(as_truth(node))
+    return wrap(as_type(node, target))
+
+
+# Logic and bits
+
+
+def logical_and(x1: Operand, x2: Operand) -> Tensor:
+    """Where both are true (not zero)."""
+    a, b = pair("logical_and", x1, x2)
+    return wrap(ops.bitwise_and(as_truth(a), as_truth(b)))
+
+
+def logical_or(x1: Operand, x2: Operand) -> Tensor:
+    """Where either is true (not zero)."""
+    a, b = pair("logical_or", x1, x2)
+    return wrap(ops.bitwise_or(as_truth(a), as_truth(b)))
+
+
+def logical_xor(x1: Operand, x2: Operand) -> Tensor:
+    """Where exactly one is true (not zero)."""
+    a, b = pair("logical_xor", x1, x2)
+    return wrap(ops.bitwise_xor(as_truth(a), as_truth(b)))
+
+
+def logical_not(x: Tensor) -> Tensor:
+    """Where x is false (zero)."""
+    return wrap(ops.bitwise_invert(as_truth(node_of("logical_not", x))))
+
+
+def bitwise_and(x1: Operand, x2: Operand) -> Tensor:
+    """The bits set in both."""
+    return wrap(ops.bitwise_and(*pair("bitwise_and", x1, x2)))
+
+
+def bitwise_or(x1: Operand, x2: Operand) -> Tensor:
+    """The bits set in either."""
+    return wrap(ops.bitwise_or(*pair("bitwise_or", x1, x2)))
+
+
+def bitwise_xor(x1: Operand, x2: Operand) -> Tensor:
+    """The bits set in exactly one."""
+    return wrap(ops.bitwise_xor(*pair("bitwise_xor", x1, x2)))
+
+
+def bitwise_invert(x: Tensor) -> Tensor:
+    """The bits turned over; of booleans, the negation."""
+    return wrap(ops.bitwise_invert(node_of("bitwise_invert", x)))

@@ -1,0 +1,280 @@
+"""The graph: immutable, hash-consed nodes, and walks over them.
+
+A `Node` is one application of a primitive. Building one checks shapes and dtypes, so an error points
+at the user's line. Nodes that apply the same primitive to the same inputs are one object, which
+gives common-subexpression elimination for free: the mean that the forward computed *is* the mean
+that the backward uses.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from minigrad.device import Device
+from minigrad.dtype import DType, bool_, int64
+
+Shape = tuple[int, ...]
+Site = tuple[str, int]  # file and line
+Number = bool | int | float
+
+
+@dataclass(frozen=True, eq=False)
+class Primitive:
+    """One op of the closed set.
+
+    `infer(*inputs, **attrs)` checks the inputs and gives the output's (shape, dtype).
+    `vjp(g, y, *inputs, **attrs)` gives one cotangent node per input, None where the derivative is
+    zero; `vjp=None` is a decision that the op has no gradient. Rules build nodes and nothing else,
+    so a gradient can be differentiated again.
+    """
+
+    name: str
+    kind: str  # "leaf", "map", "reduce", "view", "identity" or "kernel" (not a loop nest)
+    infer: Callable[..., tuple[Shape, DType]]
+    vjp: Callable[..., tuple[Any, ...]] | None = None
+
+    def __call__(self, *inputs: Node, **attrs: Any) -> Node:
+        return build(self, inputs, attrs)
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+class Node:
+    """An immutable value of the graph. `storage` caches it once computed."""
+
+    __slots__ = (
+        "__weakref__",
+        "attrs",
+        "device",
+        "dtype",
+        "handles",
+        "id",
+        "inputs",
+        "needs_grad",
+        "op",
+        "owner",
+        "shape",
+        "site",
+        "storage",
+    )
+
+    def __init__(
+        self,
+        op: Primitive,
+        inputs: tuple[Node, ...],
+        attrs: dict[str, Any],
+        shape: Shape,
+        dtype: DType,
+        device: Device,
+        needs_grad: bool,
+    ):
+        self.op, self.inputs, self.attrs = op, inputs, attrs
+        self.shape, self.dtype, self.device = shape, dtype, device
+        self.needs_grad = needs_grad
+        self.id = next(_ids)
+        self.storage: Any = None
+        self.handles = 0  # live Tensors; a node with one is kept when its graph is computed
+        self.owner: Any = None  # weak reference to the Tensor that a leaf belongs to
+        self.site: Site | None = _current_site or user_site()
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def forget(self) -> None:
+        """Become a leaf, once computed: no gradient can ask for the inputs."""
+        self.inputs = ()
+        self.op = stored
+
+    def __repr__(self) -> str:
+        return f"Node({self.op.name}, {self.dtype.name}{list(self.shape)})"
+
+    # Operators for gradient rules: equal shapes, or a Python number.
+    def __neg__(self) -> Node:
+        return _arith("neg")(self)
+
+    def __add__(self, other: Node | Number) -> Node:
+        return _arith("add")(self, like(other, self))
+
+    def __radd__(self, other: Number) -> Node:
+        return _arith("add")(like(other, self), self)
+
+    def __sub__(self, other: Node | Number) -> Node:
+        return _arith("sub")(self, like(other, self))
+
+    def __rsub__(self, other: Number) -> Node:
+        return _arith("sub")(like(other, self), self)
+
+    def __mul__(self, other: Node | Number) -> Node:
+        return _arith("mul")(self, like(other, self))
+
+    def __rmul__(self, other: Number) -> Node:
+        return _arith("mul")(like(other, self), self)
+
+    def __truediv__(self, other: Node | Number) -> Node:
+        return _arith("div")(self, like(other, self))
+
+    def __rtruediv__(self, other: Number) -> Node:
+        return _arith("div")(like(other, self), self)
+
+
+PRIMITIVES: dict[str, Primitive] = {}
+_ids = itertools.count()
+_table: weakref.WeakValueDictionary[Any, Node] = weakref.WeakValueDictionary()
+_current_site: Site | None = None
+on_build: Callable[[Node], None] | None = None  # eager mode computes each node here
+
+
+def register(primitive: Primitive) -> Primitive:
+    """Add a primitive to the closed set."""
+    assert primitive.name not in PRIMITIVES, primitive.name
+    PRIMITIVES[primitive.name] = primitive
+    return primitive
+
+
+def _arith(name: str) -> Primitive:
+    return PRIMITIVES[name]
+
+
+def build(op: Primitive, inputs: tuple[Node, ...], attrs: dict[str, Any]) -> Node:
+    """The node that applies `op` to `inputs`, made at most once."""
+    key = (op.name, tuple([n.id for n in inputs]), tuple(attrs.values()))
+    found = _table.get(key)
+    if found is not None:
+        return found
+    shape, dtype = op.infer(*inputs, **attrs)
+    device = inputs[0].device
+    needs = False
+    for n in inputs:
+        if n.device is not device and n.device != device:
+            places = ", ".join(str(n.device) for n in inputs)
+            raise ValueError(
+                f"{op.name}: expected all inputs on one device, got {places}. Move one with .to()."
+            )
+        needs = needs or n.needs_grad
+    needs = needs and op.vjp is not None and dtype.is_floating
+    node = Node(op, inputs, attrs, shape, dtype, device, needs)
+    _table[key] = node
+    if on_build is not None:
+        on_build(node)
+    return node
+
+
+def _leaf_infer(*, shape: Shape, dtype: DType, **_: Any) -> tuple[Shape, DType]:
+    return shape, dtype
+
+
+stored = register(Primitive("stored", "leaf", _leaf_infer))
+const_op = register(Primitive("const", "leaf", _leaf_infer))
+iota_op = register(Primitive("iota", "leaf", _leaf_infer))
+
+
+def leaf(storage: Any, shape: Shape, dtype: DType, device: Device, needs_grad: bool = False) -> Node:
+    """A node that holds computed memory and depends on nothing."""
+    node = Node(stored, (), {}, shape, dtype, device, needs_grad and dtype.is_floating)
+    node.storage = storage
+    return node
+
+
+def _build_leaf(op: Primitive, key: Any, attrs: dict[str, Any], shape: Shape, dtype: DType, device):
+    full_key = (op.name, key, dtype.name, device)
+    node = _table.get(full_key)
+    if node is None:
+        node = Node(op, (), attrs, shape, dtype, device, False)
+        _table[full_key] = node
+    return node
+
+
+def const(value: Number, dtype: DType, device: Device, shape: Shape = ()) -> Node:
+    """A number, known to the compiler, broadcast to `shape`."""
+    if dtype.is_floating:
+        value = float(value)
+        key: Any = value.hex()  # tells -0.0 from 0.0 and lets NaN equal itself
+    elif dtype is bool_:
+        key = value = bool(value)
+    else:
+        key = value = int(value)
+    node = _build_leaf(const_op, key, {"value": value}, (), dtype, device)
+    if shape:
+        node = PRIMITIVES["reshape"](node, shape=(1,) * len(shape))
+        node = PRIMITIVES["expand"](node, shape=shape)
+    return node
+
+
+def iota(n: int, dtype: DType, device: Device) -> Node:
+    """The integers 0 .. n - 1."""
+    return _build_leaf(iota_op, n, {"n": n}, (n,), dtype if dtype else int64, device)
+
+
+def like(value: Node | Number, node: Node) -> Node:
+    """A number as a node of `node`'s shape, dtype and device; a node as it is."""
+    if isinstance(value, Node):
+        return value
+    return const(value, node.dtype, node.device, node.shape)
+
+
+def zeros_like(node: Node) -> Node:
+    return const(0, node.dtype, node.device, node.shape)
+
+
+def const_value(node: Node) -> Number | None:
+    """The number a node is known to hold everywhere, or None."""
+    while node.op.name in ("reshape", "expand") and node.inputs:
+        node = node.inputs[0]
+    return node.attrs["value"] if node.op is const_op else None
+
+
+_OWN_PACKAGES = ("minigrad", "layers")
+
+
+def user_site() -> Site | None:
+    """The file and line, outside this library, that is being executed."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__") or ""
+        if name.partition(".")[0] not in _OWN_PACKAGES:
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+    return None
+
+
+@contextmanager
+def site(where: Site | None):
+    """Nodes built inside are attributed to `where`: a gradient's to the forward line."""
+    global _current_site
+    previous, _current_site = _current_site, where
+    try:
+        yield
+    finally:
+        _current_site = previous
+
+
+def topological(roots: Iterable[Node], stop: Callable[[Node], bool] = lambda n: False) -> list[Node]:
+    """Every node the roots depend on, inputs first; does not look behind nodes where `stop` holds.
+
+    Ids grow from inputs to outputs, so order by id is topological; the walk itself is iterative.
+    """
+    seen: dict[int, Node] = {}
+    stack = list(roots)
+    while stack:
+        node = stack.pop()
+        if node.id in seen:
+            continue
+        seen[node.id] = node
+        if not stop(node):
+            stack.extend(node.inputs)
+    return [seen[i] for i in sorted(seen)]
+
+

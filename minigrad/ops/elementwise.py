@@ -1,0 +1,130 @@
+"""Elementwise primitives. All inputs have one shape: broadcasting is an explicit `expand`.
+
+Conventions at kinks: ties in `maximum` and `minimum` share the gradient equally, `abs'(0) = 0`,
+`sqrt'(0)` is infinite (hence eps inside the root).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from minigrad.dtype import DType, bool_
+from minigrad.graph import Node, Primitive, Shape, const_value, like, register, zeros_like
+
+
+def _same_shape(name: str, *inputs: Node) -> Shape:
+    shape = inputs[0].shape
+    for n in inputs[1:]:
+        if n.shape != shape:
+            got = ", ".join(str(i.shape) for i in inputs)
+            raise ValueError(f"{name}: expected equal shapes, got {got}. Broadcast first.")
+    return shape
+
+
+def _require(name: str, node: Node, *kinds: str) -> None:
+    if node.dtype.kind not in kinds:
+        raise TypeError(
+            f"{name}: expected a {' or '.join(kinds)} dtype, got {node.dtype.name}. Use astype()."
+        )
+
+
+def _elementwise(
+    name: str, *kinds: str, out: DType | None = None, vjp: Callable[..., Any] | None = None
+) -> Primitive:
+    def infer(*inputs: Node) -> tuple[Shape, DType]:
+        shape = _same_shape(name, *inputs)
+        dtype = inputs[0].dtype
+        for n in inputs:
+            _require(name, n, *kinds)
+            if n.dtype is not dtype:
+                got = ", ".join(i.dtype.name for i in inputs)
+                raise TypeError(f"{name}: expected equal dtypes, got {got}. Promote first.")
+        return shape, out or dtype
+
+    return register(Primitive(name, "map", infer, vjp))
+
+
+_FLOAT = ("float",)
+_NUMBER = ("uint", "int", "float")
+_ANY = ("bool", *_NUMBER)
+
+
+def _zero(g: Node, y: Node, *inputs: Node) -> tuple[None, ...]:
+    """Piecewise constant: the derivative is zero wherever it exists."""
+    return (None,) * len(inputs)
+
+
+def _share_ties(g: Node, a: Node, b: Node, wins: Node) -> tuple[Node, Node]:
+    half = where(equal(a, b), g * 0.5, zeros_like(g))
+    to_a = where(wins, g, half)
+    return to_a, g - to_a
+
+
+def _pow_vjp(g: Node, y: Node, a: Node, b: Node) -> tuple[Node, Node | None]:
+    exponent = const_value(b)
+    if exponent is not None:
+        return g * (b * pow_(a, like(exponent - 1, b))) if exponent != 0 else zeros_like(g), None
+    zero = zeros_like(b)
+    to_a = where(equal(b, zero), zero, g * b * pow_(a, b - 1.0))
+    # y log a -> 0 as a -> 0 for b > 0; the product alone would give 0 * -inf.
+    to_b = where(equal(a, zero), zero, g * y * log(a))
+    return to_a, to_b
+
+
+# fmt: off
+neg     = _elementwise("neg", *_NUMBER, vjp=lambda g, y, x: (-g,))
+exp     = _elementwise("exp", *_FLOAT, vjp=lambda g, y, x: (g * y,))
+log     = _elementwise("log", *_FLOAT, vjp=lambda g, y, x: (g / x,))
+sqrt    = _elementwise("sqrt", *_FLOAT, vjp=lambda g, y, x: (g * 0.5 / y,))
+rsqrt   = _elementwise("rsqrt", *_FLOAT, vjp=lambda g, y, x: (-0.5 * g * (y * y * y),))
+sin     = _elementwise("sin", *_FLOAT, vjp=lambda g, y, x: (g * cos(x),))
+cos     = _elementwise("cos", *_FLOAT, vjp=lambda g, y, x: (-(g * sin(x)),))
+tanh    = _elementwise("tanh", *_FLOAT, vjp=lambda g, y, x: (g * (1.0 - y * y),))
+erf     = _elementwise("erf", *_FLOAT, vjp=lambda g, y, x: (g * (2.0 / math.sqrt(math.pi)) * exp(-(x * x)),))
+abs_    = _elementwise("abs", *_NUMBER, vjp=lambda g, y, x: (g * sign(x),))
+sign    = _elementwise("sign", *_NUMBER, vjp=_zero)
+floor   = _elementwise("floor", *_FLOAT, vjp=_zero)
+
+add     = _elementwise("add", *_NUMBER, vjp=lambda g, y, a, b: (g, g))
+sub     = _elementwise("sub", *_NUMBER, vjp=lambda g, y, a, b: (g, -g))
+mul     = _elementwise("mul", *_NUMBER, vjp=lambda g, y, a, b: (g * b, g * a))
+div     = _elementwise("div", *_FLOAT, vjp=lambda g, y, a, b: (g / b, -(g * y / b)))
+pow_    = _elementwise("pow", *_FLOAT, vjp=_pow_vjp)
+maximum = _elementwise("maximum", *_NUMBER, vjp=lambda g, y, a, b: _share_ties(g, a, b, less(b, a)))
+minimum = _elementwise("minimum", *_NUMBER, vjp=lambda g, y, a, b: _share_ties(g, a, b, less(a, b)))
+floor_divide = _elementwise("floor_divide", *_NUMBER, vjp=_zero)
+
+less       = _elementwise("less", *_ANY, out=bool_)
+less_equal = _elementwise("less_equal", *_ANY, out=bool_)
+equal      = _elementwise("equal", *_ANY, out=bool_)
+
+# On bools these are the logical operations. Random numbers need the bits of integers.
+bitwise_and    = _elementwise("bitwise_and", "bool", "uint", "int")
+bitwise_or     = _elementwise("bitwise_or", "bool", "uint", "int")
+bitwise_xor    = _elementwise("bitwise_xor", "bool", "uint", "int")
+bitwise_invert = _elementwise("bitwise_invert", "bool", "uint", "int")
+# fmt: on
+
+
+def _where_infer(condition: Node, a: Node, b: Node) -> tuple[Shape, DType]:
+    _require("where", condition, "bool")
+    if a.dtype is not b.dtype:
+        raise TypeError(f"where: expected equal dtypes, got {a.dtype.name}, {b.dtype.name}.")
+    return _same_shape("where", condition, a, b), a.dtype
+
+
+def _where_vjp(g: Node, y: Node, condition: Node, a: Node, b: Node) -> tuple[None, Node, Node]:
+    zero = zeros_like(g)
+    return None, where(condition, g, zero), where(condition, zero, g)
+
+
+where = register(Primitive("where", "map", _where_infer, _where_vjp))
+
+
+def _cast_vjp(g: Node, y: Node, x: Node, *, dtype: DType) -> tuple[Node | None]:
+    return (cast(g, dtype=x.dtype) if x.dtype.is_floating and dtype.is_floating else None,)
+
+
+cast = register(Primitive("cast", "map", lambda x, *, dtype: (x.shape, dtype), _cast_vjp))

@@ -1,0 +1,303 @@
+"""What all optimizers share: parameter groups, state, and hyper-parameters that are tensors.
+
+[Note: a step is a graph] An update is an expression over parameters, gradients, state and
+hyper-parameters, all of them tensors, so a captured training step contains it and replays it. A
+Python number would be baked into the captured graph, and a schedule would change nothing. Hence each
+number of a group (its rate, momentum, ...) lives in a 0-d float64 tensor that `refresh()` brings up
+to date, before a step or a replay, when the number in the group has changed. float64, because
+1 - beta ** t in float32 is wrong in the fifth digit at the first steps of Adam. Step counts are
+tensors that the graph itself advances.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from minigrad import execution
+from minigrad.creation import tensor, zeros
+from minigrad.device import Device
+from minigrad.dtype import DType, float64
+from minigrad.tensor import Tensor, no_grad
+
+Group = dict[str, Any]
+State = dict[str, Tensor]
+
+live_optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # replay calls refresh() on each
+
+
+class Optimizer:
+    """The base: a subclass says how one parameter is updated.
+
+    Args:
+        params: the parameters, or dicts that each describe a group: {"params": [...], "lr": 0.1}.
+            Beside its options a group may have "lr_mult" and "decay_mult" (default 1), Caffe's
+            multipliers of its "lr" and "weight_decay".
+        defaults: the options, for groups that do not set them.
+
+    State: `state[parameter]` holds tensors by name; made before the first step, so that the graph of
+    the first step is that of all others.
+    Raises: TypeError for something that is no tensor, ValueError for no parameters, one that does not
+    require a gradient, one that is in two groups, an unknown option.
+    """
+
+    def __init__(self, params: Iterable[Tensor] | Iterable[Group], defaults: Mapping[str, Any]):
+        self.defaults = dict(defaults)
+        self.param_groups: list[Group] = []
+        self.state: dict[Tensor, State] = {}
+        self._numbers: dict[tuple[int, str, Device], tuple[Tensor, float]] = {}
+        if isinstance(params, Tensor):
+            raise TypeError(f"{self._name}: expected an iterable of tensors, got one. Pass [p].")
+        groups = list(params)
+        if not groups:
+            raise ValueError(f"{self._name}: expected at least one parameter, got none.")
+        if not all(isinstance(g, dict) for g in groups):
+            groups = [{"params": groups}]
+        for group in groups:
+            self.add_param_group(group)
+        live_optimizers.add(self)
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def add_param_group(self, group: Group) -> None:
+        """Add parameters with options of their own."""
+        unknown = set(group) - set(self.defaults) - {"params", "lr_mult", "decay_mult", "initial_lr"}
+        if "params" not in group or unknown:
+            known = ", ".join(["params", *self.defaults, "lr_mult", "decay_mult"])
+            raise ValueError(
+                f"{self._name}: expected a group with the keys {known}, got {', '.join(group)}."
+            )
+        given = group["params"]
+        params = [given] if isinstance(given, Tensor) else list(given)
+        seen = {id(p) for g in self.param_groups for p in g["params"]}
+        for i, p in enumerate(params):
+            if not isinstance(p, Tensor):
+                raise TypeError(
+                    f"{self._name}: expected tensors as parameters, got {type(p).__name__} "
+                    f"at position {i}."
+                )
+            if not p.requires_grad or not p.dtype.is_floating:
+                raise ValueError(
+                    f"{self._name}: expected parameters that require a gradient, got "
+                    f"{p.dtype.name}{list(p.shape)} at position {i}. Pass requires_grad=True."
+                )
+            if id(p) in seen:
+                raise ValueError(
+                    f"{self._name}: expected each parameter once, got {p.dtype.name}{list(p.shape)} "
+                    f"at position {i} again."
+                )
+            seen.add(id(p))
+        new = {"params": params, **self.defaults, "lr_mult": 1.0, "decay_mult": 1.0}
+        new.update((k, v) for k, v in group.items() if k != "params")
+        self.check_options(new)
+        self.param_groups.append(new)
+
+    def check_options(self, group: Group) -> None:
+        """Raise ValueError for an option out of its range."""
+        for name in ("lr", "weight_decay", "eps", "momentum", "lr_decay", "initial_accumulator_value"):
+            if name in group:
+                self.require(group[name] >= 0, f"{name} of 0 or more", group[name])
+        if "betas" in group:
+            betas = group["betas"]
+            good = len(betas) == 2 and all(0 <= b < 1 for b in betas)
+            self.require(good, "two betas in [0, 1)", betas)
+
+    def require(self, condition: bool, invariant: str, value: Any) -> None:
+        """Raise ValueError unless the condition holds."""
+        if not condition:
+            raise ValueError(f"{self._name}: expected {invariant}, got {value}.")
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients; with `set_to_none=False` make them zero instead."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if set_to_none or p.grad is None:
+                    p.grad = None
+                else:
+                    p.grad = zeros(p.shape, dtype=p.dtype, device=p.device)
+
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Update every parameter that has a gradient, and compute all that is new at once.
+
+        `closure` computes the loss and its gradients first; its result is returned.
+        """
+        loss = None if closure is None else closure()
+        with no_grad():
+            self.refresh()
+            changed: list[Tensor] = []
+            for group in self.param_groups:
+                params = [p for p in group["params"] if p.grad is not None]
+                self.advance(group, params)
+                for p in params:
+                    self.update(p, p.grad, self.state[p], group)
+                    changed += [p, *self.state[p].values()]
+            execution.evaluate(*changed)
+        return loss
+
+    def update(self, p: Tensor, g: Tensor, state: State, group: Group) -> None:
+        """Assign new values to the parameter and its state; `g` is its gradient."""
+        raise NotImplementedError
+
+    def initial_state(self, p: Tensor, group: Group) -> State:
+        """The state of a parameter before its first step, without the step count."""
+        return {}
+
+    counts_steps = False  # whether the state of a parameter holds "step", a float64 count
+
+    def refresh(self) -> None:
+        """Make what a step reads exist and be up to date. See [Note: a step is a graph]."""
+        new: list[Tensor] = []
+        counts: dict[Device, Tensor] = {}
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p not in self.state:
+                    state = self.initial_state(p, group)
+                    if self.counts_steps:
+                        if p.device not in counts:
+                            counts[p.device] = zeros((), dtype=float64, device=p.device)
+                        state["step"] = counts[p.device]
+                    self.state[p] = state
+                    new += state.values()
+        if new:
+            execution.evaluate(*new)
+        for (index, name, _), (handle, known) in list(self._numbers.items()):
+            value = _number(self.param_groups[index], name)
+            if value != known:
+                self._write(index, name, handle, value)
+
+    def _write(self, index: int, name: str, handle: Tensor, value: float) -> None:
+        with no_grad():
+            handle.assign(tensor(value, dtype=float64, device=handle.device))
+        self._numbers[index, name, handle.device] = handle, value
+
+    def hyperparameter(self, group: Group, name: str, device: Device) -> Tensor:
+        """A number of the group as a 0-d float64 tensor, kept up to date by `refresh`.
+
+        `name` is a key of the group, or "beta1" or "beta2"; "lr" and "weight_decay" include the
+        group's multipliers.
+        """
+        index = next(i for i, g in enumerate(self.param_groups) if g is group)
+        found = self._numbers.get((index, name, device))
+        if found is None:
+            value = _number(group, name)
+            found = tensor(value, dtype=float64, device=device), value
+            self._numbers[index, name, device] = found
+        return found[0]
+
+    def numbers(self, p: Tensor, group: Group, *names: str) -> list[Tensor]:
+        """Hyper-parameters in the dtype of `p`, ready to be multiplied with it."""
+        return [self.hyperparameter(group, n, p.device).astype(p.dtype) for n in names]
+
+    def advance(self, group: Group, params: list[Tensor]) -> None:
+        """Add one to the step counts of `params`, which all have a gradient.
+
+        Parameters that have always been updated together share one count, so a model has one such
+        tensor, not hundreds. A parameter without a gradient in this step leaves the others.
+        """
+        if not self.counts_steps:
+            return
+        stepping: dict[int, list[Tensor]] = {}
+        for p in params:
+            stepping.setdefault(id(self.state[p]["step"]), []).append(p)
+        for members in stepping.values():
+            count = self.state[members[0]]["step"]
+            sharers = sum(self.state[p]["step"] is count for p in self.state)
+            if sharers > len(members):
+                count = count.detach()
+                for p in members:
+                    self.state[p]["step"] = count
+            count.assign(count + 1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A snapshot: {"state": {index: {name: tensor}}, "param_groups": [...]} as PyTorch's.
+
+        Parameters are numbered in the order of the groups.
+        """
+        self.refresh()
+        groups, n = [], 0
+        for group in self.param_groups:
+            indices = list(range(n, n + len(group["params"])))
+            groups.append({k: v for k, v in group.items() if k != "params"} | {"params": indices})
+            n += len(indices)
+        state = {
+            i: {name: value.detach() for name, value in self.state[p].items()}
+            for i, p in enumerate(self._parameters())
+        }
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a `state_dict` of an optimizer with equal groups.
+
+        Raises: ValueError when groups, names or shapes differ; then nothing is changed.
+        """
+        self.refresh()
+        groups = state_dict["param_groups"]
+        sizes, own = ([len(g["params"]) for g in gs] for gs in (groups, self.param_groups))
+        if sizes != own:
+            raise ValueError(
+                f"{self._name}.load_state_dict: expected groups of {own} parameters, got {sizes}."
+            )
+        indices = [i for g in groups for i in g["params"]]
+        pairs = []
+        for i, p in zip(indices, self._parameters(), strict=True):
+            loaded = state_dict["state"].get(i, {})
+            for name, value in self.state[p].items():
+                if name not in loaded and loaded:
+                    raise ValueError(
+                        f"{self._name}.load_state_dict: expected {name!r} in the state of parameter "
+                        f"{i}, got {', '.join(loaded)}."
+                    )
+                if loaded and tuple(loaded[name].shape) != value.shape:
+                    raise ValueError(
+                        f"{self._name}.load_state_dict: expected {name!r} of parameter {i} of shape "
+                        f"{value.shape}, got {tuple(loaded[name].shape)}."
+                    )
+            pairs.append((p, loaded))
+        counts: dict[tuple[Device, float], Tensor] = {}  # equal counts are shared again
+        for p, loaded in pairs:
+            for name in self.state[p]:
+                if name == "step":
+                    steps = float(loaded["step"]) if loaded else 0.0
+                    if (p.device, steps) not in counts:
+                        count = tensor(steps, dtype=float64, device=p.device)
+                        counts[p.device, steps] = count
+                    self.state[p]["step"] = counts[p.device, steps]
+                elif loaded:
+                    own_value = self.state[p][name]
+                    own_value.assign(loaded[name].astype(own_value.dtype).to(own_value.device))
+        for group, saved in zip(self.param_groups, groups, strict=True):
+            group.update((k, v) for k, v in saved.items() if k != "params")
+        self.refresh()
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  group {i}: {len(g['params'])} parameters, "
+            + ", ".join(f"{k}={v}" for k, v in g.items() if k != "params")
+            for i, g in enumerate(self.param_groups)
+        ]
+        return "\n".join([f"{self._name}(", *lines, ")"])
+
+
+def _number(group: Group, name: str) -> float:
+    """The value of a hyper-parameter as the group has it now."""
+    if name == "lr":
+        return group["lr"] * group["lr_mult"]
+    if name == "weight_decay":
+        return group["weight_decay"] * group["decay_mult"]
+    if name in ("beta1", "beta2"):
+        return group["betas"][int(name[-1]) - 1]
+    return group[name]
+
+
+def zeros_like(p: Tensor) -> Tensor:
+    """A state tensor of the parameter's shape, dtype and device."""
+    return zeros(p.shape, dtype=p.dtype, device=p.device)
+
+
+__all__ = ["DType", "Optimizer", "live_optimizers"]

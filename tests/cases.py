@@ -1,0 +1,281 @@
+"""One row per op: sample inputs from its domain, and how often it can be differentiated.
+
+`test_ops.py` checks every row against `reference.py`, and its derivatives against finite differences.
+A primitive without a row fails the completeness test. Inputs lie on a shuffled grid, so that they
+are distinct, not zero and further apart than a finite difference: no row sits on a kink.
+"""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import minigrad as mg
+from minigrad import ops
+from minigrad.device import Device, backend_of
+from minigrad.dtype import DType, bool_, float64, int32, int64, uint8
+from minigrad.graph import Node, iota, leaf
+from minigrad.handle import wrap
+
+Values = list[Any]
+
+
+@dataclass(frozen=True)
+class Input:
+    """A sample input: `low` to `high`; `dtype` None is the floating dtype under test."""
+
+    shape: tuple[int, ...]
+    low: float = -2.0
+    high: float = 2.0
+    dtype: DType | None = None
+
+    def values(self, seed: str, dtype: DType) -> Values:
+        """Distinct numbers in shuffled order, or uniform integers."""
+        rng = random.Random(seed)
+        n = prod(self.shape)
+        kind = (self.dtype or dtype).kind
+        if kind == "float":
+            shift = rng.uniform(0.3, 0.7)
+            grid = [self.low + (self.high - self.low) * (k + shift) / n for k in range(n)]
+            return rng.sample(grid, n)
+        if kind == "bool":
+            return [rng.random() < 0.5 for _ in range(n)]
+        low = max(self.low, 0) if kind == "uint" else self.low
+        return [rng.randint(int(low), int(self.high)) for _ in range(n)]
+
+
+def real(*shape: int) -> Input:
+    return Input(shape)
+
+
+def positive(*shape: int) -> Input:
+    return Input(shape, 0.5, 2.0)
+
+
+def indices(n: int, size: int) -> Input:
+    return Input((n,), 0, size - 1, int64)
+
+
+def truths(*shape: int) -> Input:
+    return Input(shape, dtype=bool_)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row. `order` 0: no derivative, by decision."""
+
+    name: str
+    f: Callable[..., Any]  # of Tensors
+    inputs: tuple[Input, ...]
+    order: int = 2
+    primitive: str = ""  # the one this row is for, if it is for one
+    integers: tuple[DType, ...] = ()  # dtypes besides the floating ones that the op takes
+    floating: bool = True
+
+    def nodes(self, dtype: DType, device: Device, requires_grad: bool = False) -> list[Node]:
+        return [
+            store(i.values(f"{self.name} {k}", dtype), i.shape, i.dtype or dtype, device, requires_grad)
+            for k, i in enumerate(self.inputs)
+        ]
+
+    def tensors(self, dtype: DType, device: Device) -> list[Any]:
+        return [wrap(n) for n in self.nodes(dtype, device)]
+
+
+def store(
+    values: Values, shape: tuple[int, ...], dtype: DType, device: Device, needs_grad: bool = False
+) -> Node:
+    """A leaf that holds the values."""
+    code = "B" if dtype is bool_ else dtype.format
+    data = array(code, [int(v) if dtype is bool_ else v for v in values])
+    return leaf(backend_of(device).from_bytes(memoryview(data)), shape, dtype, device, needs_grad)
+
+
+def tensor_of(values: Values, shape: tuple[int, ...], device: Device, dtype: DType = float64) -> Any:
+    return wrap(store(values, shape, dtype, device))
+
+
+def on_nodes(op: Callable[..., Node], **attrs: Any) -> Callable[..., Any]:
+    return lambda *tensors: wrap(op(*[t.node for t in tensors], **attrs))
+
+
+INTEGERS = (uint8, int32, int64)
+_PAIR = (real(2, 3), real(2, 3))
+
+
+def _map(name: str, *inputs: Input, **options: Any) -> Case:
+    op = mg.graph.PRIMITIVES[name]
+    return Case(name, on_nodes(op), inputs or (real(2, 3),), primitive=name, **options)
+
+
+def _row(primitive: str, label: str, *inputs: Input, order: int = 2, integers: Any = (),
+         floating: bool = True, **attrs: Any) -> Case:  # fmt: skip
+    op = mg.graph.PRIMITIVES[primitive]
+    name = f"{primitive} {label}".strip()
+    return Case(name, on_nodes(op, **attrs), inputs, order, primitive, integers, floating)
+
+
+def _power(exponent: float) -> Callable[..., Any]:
+    return lambda x: wrap(ops.pow_(x.node, ops.like(exponent, x.node)))
+
+
+# fmt: off
+ELEMENTWISE = [
+    _map("neg", integers=INTEGERS),
+    _map("exp"),
+    _map("log", positive(2, 3)),
+    _map("sqrt", positive(2, 3)),
+    _map("rsqrt", positive(2, 3)),
+    _map("sin"),
+    _map("cos"),
+    _map("tanh"),
+    _map("erf"),
+    _map("abs", integers=INTEGERS),
+    _map("sign", integers=INTEGERS),
+    _map("floor"),
+    _map("add", *_PAIR, integers=INTEGERS),
+    _map("sub", *_PAIR, integers=INTEGERS),
+    _map("mul", *_PAIR, integers=INTEGERS),
+    _map("div", real(2, 3), positive(2, 3)),
+    _map("pow", positive(2, 3), real(2, 3)),
+    Case("pow square", _power(2.0), (real(2, 3),)),
+    Case("pow cube", _power(3.0), (real(2, 3),)),
+    Case("pow root", _power(-0.5), (positive(2, 3),)),
+    Case("pow zero", _power(0.0), (real(2, 3),)),
+    _map("maximum", *_PAIR, integers=INTEGERS),
+    _map("minimum", *_PAIR, integers=INTEGERS),
+    _map("floor_divide", Input((2, 3), -9, 9), Input((2, 3), 1, 4), integers=INTEGERS),
+    _map("less", *_PAIR, order=0, integers=INTEGERS),
+    _map("less_equal", *_PAIR, order=0, integers=INTEGERS),
+    _map("equal", *_PAIR, order=0, integers=INTEGERS),
+    _map("bitwise_and", *_PAIR, order=0, integers=(bool_, *INTEGERS), floating=False),
+    _map("bitwise_or", *_PAIR, order=0, integers=(bool_, *INTEGERS), floating=False),
+    _map("bitwise_xor", *_PAIR, order=0, integers=(bool_, *INTEGERS), floating=False),
+    _map("bitwise_invert", order=0, integers=(bool_, *INTEGERS), floating=False),
+    _map("where", truths(2, 3), *_PAIR, integers=INTEGERS),
+    _row("cast", "to float64", real(2, 3), dtype=float64, integers=(bool_, *INTEGERS)),
+    _row("cast", "to int32", Input((2, 3), -9, 9), dtype=int32, order=0, integers=(bool_, int64)),
+    _row("cast", "to bool", real(2, 3), dtype=bool_, order=0, integers=INTEGERS),
+]
+
+REDUCTIONS = [
+    _row("sum", "of rows", real(3, 4), axes=(1,), integers=INTEGERS),
+    _row("sum", "of columns", real(3, 4), axes=(0,)),
+    _row("sum", "of outer and inner", real(2, 3, 2), axes=(0, 2)),
+    _row("sum", "of all", real(3, 4), axes=(0, 1)),
+    _row("max", "of rows", real(3, 4), axes=(1,), integers=INTEGERS),
+    _row("max", "of columns", real(3, 4), axes=(0,)),
+    _row("argmax", "of rows", real(3, 4), axis=1, order=0, integers=INTEGERS),
+    _row("argmax", "of columns", real(3, 4), axis=0, order=0),
+]
+
+VIEWS = [
+    _row("reshape", "", real(2, 6), shape=(3, 4)),
+    _row("permute", "", real(2, 3, 2), axes=(2, 0, 1)),
+    _row("expand", "", real(2, 1, 1), shape=(2, 3, 2)),
+    _row("slice", "with steps", real(5, 4), starts=(1, 0), stops=(5, 4), steps=(2, 3)),
+    _row("flip", "", real(3, 4), axes=(0, 1)),
+    _row("pad", "interior", real(2, 3), low=(1, 0), high=(0, 2), interior=(1, 2)),
+    _row("concat", "", real(2, 3), real(1, 3), real(2, 3), axis=0),
+    _row("concat", "inner", real(2, 1), real(2, 3), axis=1),
+]
+
+GATHERS = [
+    _row("take", "rows", real(4, 3), indices(6, 4), axis=0),
+    _row("take", "columns", real(3, 4), indices(3, 4), axis=1),
+    _row("scatter_add", "rows", indices(6, 4), real(6, 3), size=4, axis=0),
+    _row("scatter_add", "columns", indices(3, 4), real(2, 3), size=5, axis=1),
+    _row("random_bits", "", Input((2,), 0, 1000, int64), shape=(3, 7), order=0),
+]
+
+_NONE = ((), ())
+CONTRACTIONS = [
+    _row("dot", "matmul", real(3, 4), real(4, 2), batch=_NONE, contract=((1,), (0,))),
+    _row("dot", "transposed", real(4, 3), real(2, 4), batch=_NONE, contract=((0,), (1,))),
+    _row("dot", "vectors", real(5), real(5), batch=_NONE, contract=((0,), (0,))),
+    _row("dot", "outer", real(3), real(2), batch=_NONE, contract=_NONE),
+    _row("dot", "batch", real(2, 3, 4), real(2, 4, 2), batch=((0,), (0,)), contract=((2,), (1,))),
+    _row("dot", "batch last", real(3, 4, 2), real(2, 2, 4), batch=((2,), (0,)), contract=((1,), (2,))),
+    _row("dot", "two axes swapped", real(2, 3, 4), real(4, 2, 2), batch=_NONE, contract=((0, 2), (1, 0))),
+]
+
+
+def _conv(label: str, x: Input, w: Input, stride=(1, 1), padding=((0, 0), (0, 0)),
+          input_dilation=(1, 1), kernel_dilation=(1, 1), groups=1) -> Case:
+    return _row("conv", label, x, w, stride=stride, padding=padding, input_dilation=input_dilation,
+                kernel_dilation=kernel_dilation, groups=groups)
+
+
+CONVOLUTIONS = [
+    _conv("plain", real(2, 2, 5, 4), real(3, 2, 3, 2)),
+    _conv("padded", real(1, 2, 4, 4), real(2, 2, 3, 3), padding=((1, 1), (1, 1))),
+    _conv("strided", real(1, 2, 6, 5), real(2, 2, 3, 2), stride=(2, 3), padding=((1, 0), (0, 2))),
+    _conv("cropped", real(1, 1, 6, 5), real(2, 1, 2, 2), padding=((-1, 1), (0, -2))),
+    _conv("dilated kernel", real(1, 2, 6, 6), real(2, 2, 2, 3), kernel_dilation=(2, 2)),
+    _conv("dilated input", real(1, 2, 3, 3), real(1, 2, 2, 2), input_dilation=(2, 3), padding=((1, 1), (2, 0))),
+    _conv("groups", real(2, 4, 3, 3), real(6, 2, 2, 2), groups=2),
+    _conv("depthwise", real(1, 3, 4, 4), real(3, 1, 3, 3), groups=3, padding=((1, 1), (1, 1)), stride=(2, 2)),
+]
+
+
+def _window(primitive: str, label: str, *inputs: Input, axes=(2, 3), size=(2, 2), stride=(2, 2),
+            padding=((0, 0), (0, 0)), dilation=(1, 1), **attrs: Any) -> Case:
+    return _row(primitive, label, *inputs, axes=axes, size=size, stride=stride, padding=padding,
+                dilation=dilation, **attrs)
+
+
+_ONE = {"input_dilation": (1, 1)}
+_OVERLAP = {"size": (3, 2), "stride": (2, 1), "padding": ((1, 1), (0, 1))}
+WINDOWS = [
+    _window("window_sum", "pool", real(1, 2, 4, 4), **_ONE),
+    _window("window_sum", "overlapping", real(1, 2, 5, 4), **_OVERLAP, **_ONE),
+    _window("window_sum", "dilated", real(5, 6), axes=(0, 1), dilation=(2, 3), stride=(1, 2), **_ONE),
+    _window("window_sum", "dilated input", real(3, 2), axes=(0, 1), input_dilation=(2, 2), padding=((1, 0), (1, 1))),
+    _window("window_sum", "across channels", real(1, 5, 2, 2), axes=(0, 1), size=(1, 3), stride=(1, 1),
+            padding=((0, 0), (1, 1)), **_ONE),
+    _window("window_max", "pool", real(1, 2, 4, 4)),
+    _window("window_max", "overlapping", real(1, 2, 5, 4), **_OVERLAP),
+    _window("window_max", "dilated", real(5, 6), axes=(0, 1), dilation=(2, 3), stride=(1, 2)),
+    _window("window_select", "overlapping", real(1, 2, 5, 4), real(1, 2, 5, 4), **_OVERLAP),
+    _window("window_scatter", "overlapping", real(1, 2, 5, 4), real(1, 2, 3, 4), **_OVERLAP),
+]
+# fmt: on
+
+
+def _checkpointed(x: Any) -> Any:
+    return wrap(ops.checkpoint(ops.sin(x.node * x.node), [x.node]))
+
+
+CONTROLS = [
+    Case("stop_gradient", on_nodes(ops.stop_gradient), (real(3),), 0, "stop_gradient"),
+    Case("barrier", on_nodes(ops.barrier), (real(3),), 2, "barrier"),
+    Case("variable", on_nodes(ops.variable), (real(3),), 2, "variable"),
+    Case("checkpoint", _checkpointed, (real(3),), 2, "checkpoint"),
+]
+
+
+def _iota(x: Any) -> Any:
+    return wrap(ops.add(ops.cast(iota(x.shape[0], int64, x.device), dtype=x.dtype), x.node))
+
+
+LEAVES = [
+    Case("const", lambda x: wrap(x.node + 2.5), (real(3),), 2, "const"),
+    Case("iota", _iota, (real(5),), 2, "iota"),
+    Case("stored", lambda x: x, (real(3),), 1, "stored"),
+]
+
+PRIMITIVE_CASES = [
+    *ELEMENTWISE,
+    *REDUCTIONS,
+    *VIEWS,
+    *GATHERS,
+    *CONTRACTIONS,
+    *CONVOLUTIONS,
+    *WINDOWS,
+    *CONTROLS,
+    *LEAVES,
+]

@@ -1,0 +1,384 @@
+"""The CPU backend's windows against their definitions in plain Python."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from math import prod
+
+import pytest
+from backend_harness import Prepared, run_program
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from minigrad.backend.cpu import window
+from strided_operands import dense, layouts, run_strided
+
+NAN, INF = math.nan, math.inf
+FLOATS, DTYPES = ("float32", "float64"), ("float32", "float64", "int32", "uint8")
+LOWEST = {"float32": -INF, "float64": -INF, "int32": -(2**31), "int64": -(2**63), "uint8": 0}
+PAIRS = {"size": (2, 2), "stride": (2, 2), "padding": ((0, 0), (0, 0)), "dilation": (1, 1)}
+
+
+def out_length(n, size, stride, padding, dilation, input_dilation=1):
+    spaced = (n - 1) * input_dilation + 1 if n else 0
+    return max((spaced + sum(padding) - (size - 1) * dilation - 1) // stride + 1, 0)
+
+
+def out_shape(shape, *, size, stride, padding, dilation, input_dilation=(1, 1)):
+    tail = zip(shape[2:], size, stride, padding, dilation, input_dilation, strict=True)
+    return (*shape[:2], *(out_length(*axis) for axis in tail))
+
+
+def windows(shape, out, *, size, stride, padding, dilation, input_dilation=(1, 1)):
+    """For each output element, the flat places of x that its window holds, in row-major order."""
+    height, width = shape[2:]
+    for plane, row, column in product(range(prod(out[:2])), range(out[2]), range(out[3])):
+        places = []
+        for i, j in product(range(size[0]), range(size[1])):
+            y, rest_y = divmod(row * stride[0] + i * dilation[0] - padding[0][0], input_dilation[0])
+            z, rest_z = divmod(
+                column * stride[1] + j * dilation[1] - padding[1][0], input_dilation[1]
+            )
+            if not rest_y and not rest_z and 0 <= y < height and 0 <= z < width:
+                places.append((plane * height + y) * width + z)
+        yield places
+
+
+def first_maximum(x, places):
+    best = None
+    for place in places:
+        if best is None or x[place] > x[best] or (x[place] != x[place] and x[best] == x[best]):
+            best = place
+    return best
+
+
+def same(got, expected):
+    return len(got) == len(expected) and all(
+        a == b or (a != a and b != b) for a, b in zip(got, expected, strict=True)
+    )
+
+
+def wrapped(dtype, value):
+    return value % 256 if dtype == "uint8" else value
+
+
+def reference_sum(dtype, x, shape, out, **params):
+    # float() keeps inf - inf a NaN; the values are small integers, so any order is exact
+    return [wrapped(dtype, sum(x[p] for p in places)) for places in windows(shape, out, **params)]
+
+
+def reference_max(dtype, x, shape, out, **params):
+    chosen = [first_maximum(x, places) for places in windows(shape, out, **params)]
+    return [LOWEST[dtype] if p is None else x[p] for p in chosen]
+
+
+def reference_select(x, u, shape, out, **params):
+    chosen = [first_maximum(x, places) for places in windows(shape, out, **params)]
+    return [0 if p is None else u[p] for p in chosen]
+
+
+def reference_scatter(dtype, x, g, shape, out, **params):
+    total = [0] * prod(shape)
+    for value, places in zip(g, windows(shape, out, **params), strict=True):
+        if places:
+            place = first_maximum(x, places)
+            total[place] = wrapped(dtype, total[place] + value)
+    return total
+
+
+def pairs_of(low, high):
+    return st.tuples(st.integers(low, high), st.integers(low, high))
+
+
+@st.composite
+def problems(draw, input_dilation=False):
+    """A shape and the parameters of its windows, with a non-negative output."""
+    shape = (*draw(pairs_of(0, 2)), *draw(pairs_of(0, 9)))
+    params = {
+        "size": draw(pairs_of(1, 4)),
+        "stride": draw(pairs_of(1, 4)),
+        "padding": draw(st.tuples(pairs_of(-2, 3), pairs_of(-2, 3))),
+        "dilation": draw(pairs_of(1, 2)),
+    }
+    if input_dilation:
+        params["input_dilation"] = draw(pairs_of(1, 4))
+    out = out_shape(shape, **params)
+    # What a negative high padding crops must not come back through a window that starts too early
+    assume(all(n > 0 or lo + hi >= 0 for n, (lo, hi) in zip(shape[2:], params["padding"])))
+    return shape, out, params
+
+
+def values(draw, dtype, n, special=True):
+    """Few distinct values, so that ties are frequent."""
+    if dtype in FLOATS and special:
+        element = st.sampled_from((0.0, 1.0, 2.0, -3.0, NAN, -INF))
+    elif dtype == "uint8":
+        element = st.sampled_from((0, 1, 200, 255))
+    else:
+        element = st.integers(-3, 3)
+    return draw(st.lists(element, min_size=n, max_size=n))
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data(), st.sampled_from(DTYPES))
+def test_window_sum_is_its_definition(data, dtype):
+    shape, out, params = data.draw(problems(input_dilation=True))
+    x = values(data.draw, dtype, prod(shape))
+    got = run_strided(
+        lambda program, *operands: window.window_sum(program, *operands, **params),
+        [(dtype, data.draw(layouts(shape)), x)],
+        data.draw(layouts(out)),
+        dtype,
+    )
+    assert same(got, reference_sum(dtype, x, shape, out, **params))
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data(), st.sampled_from(DTYPES))
+def test_window_max_is_its_definition(data, dtype):
+    shape, out, params = data.draw(problems())
+    x = values(data.draw, dtype, prod(shape))
+    got = run_strided(
+        lambda program, *operands: window.window_max(program, *operands, **params),
+        [(dtype, data.draw(layouts(shape)), x)],
+        data.draw(layouts(out)),
+        dtype,
+    )
+    assert same(got, reference_max(dtype, x, shape, out, **params))
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data(), st.sampled_from(DTYPES))
+def test_select_and_scatter_find_the_first_maximum(data, dtype):
+    shape, out, params = data.draw(problems())
+    x = values(data.draw, dtype, prod(shape))
+    u = values(data.draw, dtype, prod(shape), special=False)
+    g = values(data.draw, dtype, prod(out), special=False)
+    at = data.draw(layouts(shape))
+    selected = run_strided(
+        lambda program, *operands: window.window_select(program, *operands, **params),
+        [(dtype, at, x), (dtype, data.draw(layouts(shape)), u)],
+        data.draw(layouts(out)),
+        dtype,
+    )
+    assert same(selected, reference_select(x, u, shape, out, **params))
+    scattered = run_strided(
+        lambda program, *operands: window.window_scatter(program, *operands, **params),
+        [(dtype, at, x), (dtype, data.draw(layouts(out)), g)],
+        data.draw(layouts(shape)),
+        dtype,
+    )
+    assert same(scattered, reference_scatter(dtype, x, g, shape, out, **params))
+    if dtype != "uint8":
+        left = sum(a * b for a, b in zip(selected, g, strict=True))
+        assert left == sum(a * b for a, b in zip(u, scattered, strict=True))
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.data())
+def test_window_sum_is_closed_under_its_transpose(data):
+    shape, out, params = data.draw(problems(input_dilation=True))
+    assume(prod(shape) and prod(out))
+    x = values(data.draw, "float64", prod(shape), special=False)
+    g = values(data.draw, "float64", prod(out), special=False)
+    reach = [(k - 1) * d for k, d in zip(params["size"], params["dilation"], strict=True)]
+    transposed = params | {
+        "stride": params["input_dilation"],
+        "input_dilation": params["stride"],
+        "padding": tuple((r - lo, 0) for r, (lo, _) in zip(reach, params["padding"], strict=True)),
+    }
+    y = run_program(
+        lambda program, *operands: window.window_sum(program, *operands, **params),
+        [("float64", shape, x)],
+        out,
+        "float64",
+    )
+    back = run_program(
+        lambda program, *operands: window.window_sum(program, *operands, **transposed),
+        [("float64", out, g)],
+        shape,
+        "float64",
+    )
+    left = sum(a * b for a, b in zip(y, g, strict=True))
+    assert left == sum(a * b for a, b in zip(x, back, strict=True))
+
+
+# ---- the kernels for 2 x 2 windows at stride 2
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data(), st.sampled_from(FLOATS), st.integers(0, 7), st.integers(0, 70))
+def test_pair_kernels(data, dtype, height, width):
+    shape, out = (2, 2, height, width), (2, 2, height // 2, width // 2)
+    seed = data.draw(st.integers(0, 1000))
+    palette = (0.0, 1.0, 2.0, -1.0, -INF, 5.0, NAN)
+    shades = data.draw(st.integers(1, len(palette)))
+    x = [palette[(i * i * 7 + i * seed) % 131 % shades] for i in range(prod(shape))]
+    u = [float(i % 97) for i in range(prod(shape))]
+    g = [float(i % 89 + 1) for i in range(prod(out))]
+
+    def run(lower, inputs, out_shape, **params):
+        names = []
+
+        def build(program, *operands):
+            lower(program, *operands, **params)
+            names.extend(launch.kernel.name for launch in program.launches)
+
+        result = run_strided(build, [(dtype, dense(s), v) for s, v in inputs], dense(out_shape), dtype)
+        assert all(name.startswith("pair_") for name in names)
+        assert bool(names) == bool(prod(out_shape))
+        return result
+
+    one = {"input_dilation": (1, 1)}
+    got = run(window.window_max, [(shape, x)], out, **PAIRS)
+    assert same(got, reference_max(dtype, x, shape, out, **PAIRS))
+    got = run(window.window_sum, [(shape, x)], out, **PAIRS, **one)
+    assert same(got, reference_sum(dtype, x, shape, out, **PAIRS))
+    got = run(window.window_select, [(shape, x), (shape, u)], out, **PAIRS)
+    assert same(got, reference_select(x, u, shape, out, **PAIRS))
+    got = run(window.window_scatter, [(shape, x), (out, g)], shape, **PAIRS)
+    assert same(got, reference_scatter(dtype, x, g, shape, out, **PAIRS))
+    spread = {
+        "size": (2, 2),
+        "stride": (1, 1),
+        "padding": ((1, 1 + height % 2), (1, 1 + width % 2)),
+        "dilation": (1, 1),
+        "input_dilation": (2, 2),
+    }
+    got = run(window.window_sum, [(out, g)], shape, **spread)
+    assert same(got, reference_sum(dtype, g, out, shape, **spread))
+
+
+def test_a_constant_input_selects_the_first_cell():
+    build = lambda program, *operands: window.window_scatter(program, *operands, **PAIRS)  # noqa: E731
+    inputs = [("float32", (1, 1, 2, 4), [3.0] * 8), ("float32", (1, 1, 1, 2), [5.0, 7.0])]
+    assert run_program(build, inputs, (1, 1, 2, 4), "float32") == [5, 0, 7, 0, 0, 0, 0, 0]
+
+
+# ---- shapes that run in parallel, mixed types, wide planes
+
+
+@pytest.mark.parametrize(("size", "stride", "pad"), [(2, 2, 0), (3, 2, 1), (3, 1, 1), (3, 3, 0)])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_parallel_shares_do_not_collide(dtype, size, stride, pad):
+    params = {
+        "size": (size, size),
+        "stride": (stride, stride),
+        "padding": ((pad, pad), (pad, pad)),
+        "dilation": (1, 1),
+    }
+    shape = (3, 3, 37, 41)
+    out = out_shape(shape, **params)
+    x = [float(i * 7919 % 101) for i in range(prod(shape))]
+    g = [float(i % 13 - 6) for i in range(prod(out))]
+
+    def scatter(program, *operands):
+        window.window_scatter(program, *operands, **params)
+        assert program.launches[0].tasks > 1 or window.tables.num_threads() == 1
+
+    def maximum(program, *operands):
+        window.window_max(program, *operands, **params)
+        assert program.launches[0].tasks > 1 or window.tables.num_threads() == 1
+
+    got = run_program(scatter, [(dtype, shape, x), (dtype, out, g)], shape, dtype)
+    assert got == reference_scatter(dtype, x, g, shape, out, **params)
+    got = run_program(maximum, [(dtype, shape, x)], out, dtype)
+    assert got == reference_max(dtype, x, shape, out, **params)
+
+
+@pytest.mark.parametrize(("x_dtype", "u_dtype"), [("float32", "float64"), ("uint8", "float32")])
+def test_selected_values_may_have_another_type(x_dtype, u_dtype):
+    shape, out = (1, 2, 4, 6), (1, 2, 2, 3)
+    x = [i * 29 % 11 for i in range(48)]
+    u, g = [i / 4 for i in range(48)], [i / 8 for i in range(12)]
+    select = lambda program, *operands: window.window_select(program, *operands, **PAIRS)  # noqa: E731
+    scatter = lambda program, *operands: window.window_scatter(program, *operands, **PAIRS)  # noqa: E731
+    got = run_program(select, [(x_dtype, shape, x), (u_dtype, shape, u)], out, u_dtype)
+    assert got == reference_select(x, u, shape, out, **PAIRS)
+    got = run_program(scatter, [(x_dtype, shape, x), (u_dtype, out, g)], shape, u_dtype)
+    assert got == reference_scatter(u_dtype, x, g, shape, out, **PAIRS)
+
+
+def test_planes_of_many_elements_take_wide_indices(monkeypatch):
+    monkeypatch.setattr(window, "_INT32_REACH", 0)
+    params = PAIRS | {"size": (3, 3), "padding": ((1, 1), (1, 1))}
+    shape = (1, 2, 5, 9)
+    out = out_shape(shape, **params)
+    x, g = [i * 29 % 11 for i in range(90)], [i / 8 for i in range(prod(out))]
+    names = []
+
+    def scatter(program, *operands):
+        window.window_scatter(program, *operands, **params)
+        names.append(program.launches[0].kernel.name)
+
+    got = run_program(scatter, [("float32", shape, x), ("float32", out, g)], shape, "float32")
+    assert got == reference_scatter("float32", x, g, shape, out, **params)
+    assert "int64" in names[0]
+
+
+def test_integers_far_apart():
+    params = PAIRS | {"stride": (1, 1)}
+    x = [-(2**63), 2**63 - 1, -1, -(2**63), -(2**63), 5]
+    build = lambda program, *operands: window.window_max(program, *operands, **params)  # noqa: E731
+    got = run_program(build, [("int64", (1, 1, 2, 3), x)], (1, 1, 1, 2), "int64")
+    assert got == [2**63 - 1, 2**63 - 1]
+
+
+def test_bool_is_refused():
+    with pytest.raises(TypeError, match=r"window_max: expected operands of one numeric dtype, got bool"):
+        Prepared(
+            lambda program, *operands: window.window_max(program, *operands, **PAIRS),
+            [("bool", (1, 1, 2, 2), [True] * 4)],
+            (1, 1, 1, 1),
+            "bool",
+        )
+
+
+def test_equal_structure_shares_a_kernel():
+    kernels = set()
+
+    def build(program, *operands):
+        window.window_max(program, *operands, **(PAIRS | {"size": (3, 3)}))
+        kernels.add(program.launches[0].kernel)
+
+    for height, width in ((5, 7), (9, 40)):
+        shape = (2, 1, height, width)
+        out = out_shape(shape, **(PAIRS | {"size": (3, 3)}))
+        run_program(build, [("float32", shape, [1.0] * prod(shape))], out, "float32")
+    assert len(kernels) == 1
+
+
+def test_pooling_agrees_with_pytorch():
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(0)
+    for shape, size, stride, pad in [((2, 3, 12, 17), 3, 2, 1), ((2, 3, 9, 70), 2, 2, 0)]:
+        params = {
+            "size": (size, size),
+            "stride": (stride, stride),
+            "padding": ((pad, pad), (pad, pad)),
+            "dilation": (1, 1),
+        }
+        x = torch.randn(shape, generator=generator, requires_grad=True)
+        y = torch.nn.functional.max_pool2d(x, size, stride, pad)
+        g = torch.randn(y.shape, generator=generator)
+        y.backward(g)
+        flat_x, flat_g = x.detach().flatten().tolist(), g.flatten().tolist()
+        out = tuple(y.shape)
+        got = run_program(
+            lambda program, *operands, params=params: window.window_max(
+                program, *operands, **params
+            ),
+            [("float32", shape, flat_x)],
+            out,
+            "float32",
+        )
+        assert got == y.flatten().tolist()
+        got = run_program(
+            lambda program, *operands, params=params: window.window_scatter(
+                program, *operands, **params
+            ),
+            [("float32", shape, flat_x), ("float32", out, flat_g)],
+            shape,
+            "float32",
+        )
+        assert got == pytest.approx(x.grad.flatten().tolist(), abs=1e-6)
