@@ -18,6 +18,7 @@ from layers.activation import (
 from layers.container import Concat, Flatten, ModuleList, Residual, Sequential
 from layers.conv import Conv2d
 from layers.dropout import Dropout
+from layers.functional import functional_call
 from layers.linear import Linear
 from layers.module import Buffer, Module, Parameter
 from layers.norm import BatchNorm, BatchNorm1d, BatchNorm2d
@@ -53,6 +54,7 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "functional_call",
     "init",
     "models",
 ]

@@ -26,7 +26,8 @@ class Conv2d(Module):
         weight (out_channels, in_channels / groups, *kernel_size), bias (out_channels,).
     Args:
         in_channels, out_channels: channels.
-        kernel_size, stride, padding, dilation: one number, or one per spatial axis, in pixels.
+        kernel_size, stride, padding, dilation: one number, or one per spatial axis, in pixels;
+            padding may be "same" or "valid".
         groups: output channels see only their own group of in_channels / groups channels.
         bias: whether there is an offset; leave it out before a batch normalization.
     Init: weight and bias U(-b, b) with b = 1 / sqrt(fan_in), as PyTorch's.
@@ -39,7 +40,7 @@ class Conv2d(Module):
         out_channels: int,
         kernel_size: Pair,
         stride: Pair = 1,
-        padding: Pair = 0,
+        padding: Pair | str = 0,
         dilation: Pair = 1,
         groups: int = 1,
         bias: bool = True,
@@ -51,7 +52,8 @@ class Conv2d(Module):
             )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride = pair(kernel_size), pair(stride)
-        self.padding, self.dilation = pair(padding), pair(dilation)
+        self.padding = padding if isinstance(padding, str) else pair(padding)
+        self.dilation = pair(dilation)
         self.weight = Parameter(mg.zeros((out_channels, in_channels // groups, *self.kernel_size)))
         self.bias = Parameter(mg.zeros((out_channels,))) if bias else None
         reset(self.weight, self.bias)
@@ -64,7 +66,7 @@ class Conv2d(Module):
     def extra_repr(self) -> str:
         shown = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         if self.padding != (0, 0):
-            shown += f", padding={self.padding}"
+            shown += f", padding={self.padding!r}"
         if self.dilation != (1, 1):
             shown += f", dilation={self.dilation}"
         if self.groups != 1:

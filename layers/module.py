@@ -19,10 +19,10 @@ class Parameter(Tensor):
         requires_grad: False for a frozen parameter.
     """
 
+    __slots__ = ()
+
     def __init__(self, value: Tensor, requires_grad: bool = True):
-        super().__init__(value.detach().node)
-        if requires_grad:
-            self.requires_grad_()
+        super().__init__(value.detach().node, requires_grad)
 
 
 class Buffer(Tensor):
@@ -33,6 +33,8 @@ class Buffer(Tensor):
     same pass over the data. A computed node without a gradient forgets its inputs, so a running
     statistic never becomes a chain over all past batches.
     """
+
+    __slots__ = ()
 
     def __init__(self, value: Tensor):
         super().__init__(value.detach().node)
@@ -221,9 +223,9 @@ class Module:
             is_dtype = isinstance(target, DType) or target in mg.dtype.BY_NAME
             for _, tensor in self._named_tensors((Parameter, Buffer)):
                 if not is_dtype:
-                    tensor.rebind(tensor.to(as_device(target, "Module.to")))
+                    _convert(tensor, lambda t: t.to(as_device(target, "Module.to")))
                 elif tensor.dtype.is_floating:
-                    tensor.rebind(tensor.astype(as_dtype(target, "Module.to")))
+                    _convert(tensor, lambda t: t.astype(as_dtype(target, "Module.to")))
         return self
 
     # Mode and gradients.
@@ -231,7 +233,9 @@ class Module:
     def train(self, mode: bool = True) -> Self:
         """Set training mode here and in every module below."""
         for module in self.modules():
-            module.training = mode
+            if module.training != mode:
+                module.training = mode
+                execution.mode_version += 1
         return self
 
     def eval(self) -> Self:
@@ -269,3 +273,13 @@ class Module:
             return f"{type(self).__name__}({head})"
         body = "".join(f"\n  {line}" for line in lines)
         return f"{type(self).__name__}({head}{body}\n)"
+
+
+def _convert(tensor: Tensor, conversion: Callable[[Tensor], Tensor]) -> None:
+    """Give an existing parameter or buffer another type or device, and its gradient with it."""
+    trained, converted = tensor.is_leaf, conversion(tensor.detach())
+    tensor.requires_grad_(False)
+    tensor._bind(converted.node)
+    tensor.requires_grad_(trained)
+    if tensor.grad is not None:
+        tensor.grad = conversion(tensor.grad)

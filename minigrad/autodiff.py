@@ -66,25 +66,22 @@ def gradients(
 
 
 def _paths(outputs: Sequence[Node], targets: set[int]) -> tuple[set[int], set[str]]:
-    """Ids of the nodes between targets and outputs, and the ops without a gradient met on the way."""
-    on_path: set[int] = set()
+    """Ids of the nodes on paths from targets to outputs, and the ops that cut such a path."""
+    forward: set[int] = set()  # depends on a target, through differentiable ops only
     cut: set[str] = set()
-    touched: set[int] = set()  # depends on a target, perhaps through an op without a gradient
-    for node in topological(outputs):
+    order = topological(outputs)
+    for node in order:
         if node.id in targets:
-            on_path.add(node.id)
-            touched.add(node.id)
-            if not node.inputs:
-                continue
-        if any(n.id in on_path for n in node.inputs) and node.dtype.is_floating:
-            if node.op.vjp is None:
-                cut.add(node.op.name)
+            forward.add(node.id)
+        elif any(n.id in forward for n in node.inputs):
+            if node.op.vjp is not None and node.dtype.is_floating:
+                forward.add(node.id)
             else:
-                on_path.add(node.id)
-        if any(n.id in touched for n in node.inputs):
-            touched.add(node.id)
-            if node.id not in on_path:
                 cut.add(node.op.name)
+    on_path = {n.id for n in outputs if n.id in forward}
+    for node in reversed(order):
+        if node.id in on_path and node.op.vjp is not None:
+            on_path.update(n.id for n in node.inputs if n.id in forward)
     return on_path, cut
 
 

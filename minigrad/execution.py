@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import ContextDecorator
+from typing import Any
 
-from minigrad.graph import Node
+from minigrad import graph
+from minigrad.config import config
+from minigrad.device import as_device, backend_of
+from minigrad.errors import AnomalyError
+from minigrad.graph import Node, const_value
+from minigrad.handle import Handle
+
+# Tensors that were assigned and not computed yet (running statistics): the next computation takes
+# them along, in the same pass over the data. See layers' [Note: buffer updates].
+pending_updates: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDictionary()
+
+# Set while `compile` records a step: called with the nodes whose values somebody wants to see, and
+# gives those that may be computed now.
+on_observe: Callable[[Sequence[Node]], Sequence[Node]] | None = None
+
+# Counts the switches between training and evaluation: a captured step is made anew after one.
+mode_version = 0
+
+
+def capturing() -> bool:
+    """Whether a step is being recorded, so that no value may be looked at."""
+    return on_observe is not None
 
 
 def compute(nodes: Sequence[Node]) -> None:
@@ -12,5 +36,137 @@ def compute(nodes: Sequence[Node]) -> None:
     from minigrad.compiler.plan import run_graph
 
     pending = [n for n in nodes if n.storage is None]
-    if pending:
-        run_graph(pending)
+    if not pending:
+        return
+    if on_observe is not None:
+        pending = list(on_observe(pending))
+    elif pending_updates:
+        pending += [t.node for t in pending_updates.values()]
+        pending_updates.clear()
+    by_device: dict[Any, list[Node]] = {}
+    for n in pending:
+        by_device.setdefault(n.device, []).append(n)
+    for group in by_device.values():
+        run_graph(group)
+
+
+def evaluate(*tensors: Handle) -> None:
+    """Compute tensors now, and running statistics that wait to be computed.
+
+    Inside a step that `compile` records this does nothing: the recorded step computes all it assigns.
+
+    Raises:
+        TypeError: an argument is not a Tensor.
+    """
+    for t in tensors:
+        if not isinstance(t, Handle):
+            raise TypeError(f"evaluate: expected Tensors, got {type(t).__name__}.")
+    if capturing():
+        return
+    nodes = [t.node for t in tensors]
+    if pending_updates:
+        nodes += [t.node for t in pending_updates.values()]
+        pending_updates.clear()
+    compute(nodes)
+
+
+def export_bytes(tensor: Handle) -> memoryview:
+    """The computed value as contiguous row-major bytes (format "B"), shared with the tensor."""
+    node = tensor.node
+    compute([node])
+    nbytes = node.size * node.dtype.itemsize
+    return backend_of(node.device).to_bytes(node.storage, nbytes)
+
+
+def synchronize(device: Any = None) -> None:
+    """Wait until everything launched on a device has finished."""
+    backend_of(as_device(device, "synchronize")).synchronize()
+
+
+class _EachNode(ContextDecorator):
+    """Runs a function on every node as it is built."""
+
+    def __init__(self) -> None:
+        self._previous: list[Callable[[Node], None] | None] = []
+
+    def __enter__(self) -> None:
+        self._previous.append(graph.on_build)
+        graph.on_build = self.visit
+
+    def __exit__(self, *exception: object) -> None:
+        graph.on_build = self._previous.pop()
+
+    def visit(self, node: Node) -> None:
+        raise NotImplementedError
+
+
+class eager(_EachNode):  # noqa: N801 (a function to its users)
+    """Compute each op at once, by itself, unfused and unrewritten: `with eager():`.
+
+    For stepping through a program, and the oracle that the compiled path is tested against.
+    """
+
+    def visit(self, node: Node) -> None:
+        """Compute one node; a broadcast constant stays a constant."""
+        if const_value(node) is None and on_observe is None:
+            compute([node])
+
+
+class detect_anomaly(_EachNode):  # noqa: N801 (a function to its users)
+    """Stop at the op that makes the first NaN or Inf, forward or backward: `with detect_anomaly():`.
+
+    Every op is computed by itself, so this is slow. `MINIGRAD_CHECK=1` does it for a whole process.
+
+    Raises:
+        AnomalyError: names the op, its input and output shapes and the line that built it.
+    """
+
+    def visit(self, node: Node) -> None:
+        """Compute and check one node."""
+        if const_value(node) is not None or on_observe is not None:
+            return
+        inputs = node.inputs
+        compute([node])
+        if not node.dtype.is_floating or node.op.kind in ("view", "identity"):
+            return
+        with _unwatched():
+            bad = _count_non_finite(node)
+            if bad and not any(_count_non_finite(n) for n in inputs if n.dtype.is_floating):
+                raise AnomalyError(_describe(node, inputs, bad))
+
+
+class _unwatched:  # noqa: N801
+    def __enter__(self) -> None:
+        self._previous, graph.on_build = graph.on_build, None
+
+    def __exit__(self, *exception: object) -> None:
+        graph.on_build = self._previous
+
+
+def _count_non_finite(node: Node) -> int:
+    from minigrad import ops
+    from minigrad.dtype import int64
+
+    value = const_value(node)
+    if value is not None:
+        return int(value != value or value in (float("inf"), float("-inf")))
+    x = graph.leaf(node.storage, node.shape, node.dtype, node.device)
+    finite = ops.equal(x - x, graph.zeros_like(x))
+    total = ops.sum_(
+        ops.cast(ops.bitwise_invert(finite), dtype=int64), axes=tuple(range(node.ndim))
+    )
+    compute([total])
+    return int(backend_of(node.device).to_bytes(total.storage, 8).cast("q")[0])
+
+
+def _describe(node: Node, inputs: Sequence[Node], bad: int) -> str:
+    shapes = ", ".join(f"{n.dtype.name}{list(n.shape)}" for n in inputs)
+    where = f"{node.site[0]}:{node.site[1]}" if node.site else "an unknown line"
+    return (
+        f"detect_anomaly: expected finite values, got {bad} NaN or Inf of {node.size} from "
+        f"{node.op.name}({shapes}), built for {where}. Its inputs are all finite."
+    )
+
+
+if config.check:  # MINIGRAD_CHECK=1: for the whole process
+    detect_anomaly().__enter__()

@@ -35,12 +35,13 @@ class Handle:
                 f"Tensor: expected a graph node, got {type(node).__name__}. "
                 "Make a tensor of data with minigrad.tensor(data)."
             )
+        if requires_grad:
+            node = _differentiable(node)
+            node.owner = weakref.ref(self)
         self.grad: Tensor | None = None
-        self._is_leaf = False
+        self._is_leaf = requires_grad
         self._node = node
         node.handles += 1
-        if requires_grad:
-            self._become_leaf()
 
     @property
     def node(self) -> Node:
@@ -48,15 +49,7 @@ class Handle:
         return self._node
 
     def _become_leaf(self) -> None:
-        """Bind to a point of differentiation with the same value."""
-        node = self._node
-        if not node.dtype.is_floating:
-            raise TypeError(
-                f"requires_grad: expected a floating dtype, got {node.dtype.name}. "
-                "Use astype(float32)."
-            )
-        if not (node.op is stored and node.needs_grad and node.owner is None):
-            node = variable(stop_gradient(node))
+        node = _differentiable(self._node)
         self._is_leaf = True
         self._bind(node)
 
@@ -78,6 +71,17 @@ class Handle:
             return
 
 
+def _differentiable(node: Node) -> Node:
+    """A point of differentiation, no one else's, with the value of `node`."""
+    if not node.dtype.is_floating:
+        raise TypeError(
+            f"requires_grad: expected a floating dtype, got {node.dtype.name}. Use astype(float32)."
+        )
+    if node.op is stored and node.needs_grad and node.owner is None:
+        return node
+    return variable(stop_gradient(node))
+
+
 def wrap(node: Node) -> Tensor:
     """A Tensor on the result of an op."""
     tensor = _new(tensor_class)
@@ -91,11 +95,11 @@ def wrap(node: Node) -> Tensor:
 def nodes_of(*tensors: Tensor) -> list[Node]:
     """The nodes of tensors, as an op may use them: under `no_grad`, cut from the gradient."""
     if grad_enabled:
-        return [t._node for t in tensors]
-    return [stop_gradient(t._node) for t in tensors]
+        return [t.node for t in tensors]
+    return [stop_gradient(t.node) for t in tensors]
 
 
-class no_grad(ContextDecorator):  # noqa: N801 (a function to its users)
+class no_grad(ContextDecorator):
     """Ops inside record no gradient: `with no_grad():`, or `@no_grad()` on a function."""
 
     def __init__(self) -> None:

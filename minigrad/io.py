@@ -6,9 +6,10 @@ import ctypes
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from math import prod
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -25,7 +26,7 @@ _CODES = {"BOOL" if d.kind == "bool" else f"{d.kind[0].upper()}{8 * d.itemsize}"
 
 
 @contextmanager
-def replacing(path: _Path) -> Iterator[BinaryIO]:
+def replacing(path: _Path) -> Generator[BinaryIO]:
     """A binary file that takes `path`'s place when the block ends, and vanishes if it fails.
 
     Everything is on disk before the name changes hands: after a crash or on a full disk `path` is
@@ -75,38 +76,52 @@ def save(
         TypeError: a name is not a string, or a value not a Tensor.
         OSError: the file cannot be written; an older file at `path` is untouched.
     """
-    from safetensors import TensorSpec, serialize
-
-    from minigrad.execution import export_bytes
+    from minigrad.execution import evaluate, export_bytes
     from minigrad.tensor import Tensor
 
-    for key, tensor in state.items():
+    named: dict[Any, Any] = dict(state)  # what was said to be names and tensors
+    text: dict[Any, Any] = dict(metadata or {})
+    for key, value in named.items():
         if not isinstance(key, str):
             raise TypeError(f"save: expected names to be strings, got {key!r}.")
-        if not isinstance(tensor, Tensor):
+        if not isinstance(value, Tensor):
             raise TypeError(
-                f"save: expected state[{key!r}] to be a Tensor, got {type(tensor).__name__}. "
+                f"save: expected state[{key!r}] to be a Tensor, got {type(value).__name__}. "
                 "Wrap numbers and lists with mg.tensor; text goes into metadata."
             )
-    for key, text in (metadata or {}).items():
-        if not isinstance(key, str) or not isinstance(text, str):
+    for key, value in text.items():
+        if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(
-                f"save: expected metadata to map strings to strings, got {key!r}: {text!r}."
+                f"save: expected metadata to map strings to strings, got {key!r}: {value!r}."
             )
-    memory, specs = [], {}
-    for key, tensor in state.items():
-        block, address = _addressed(export_bytes(tensor))
-        memory.append(block)  # a spec holds only the address
-        specs[key] = TensorSpec(
-            dtype=tensor.dtype.name,
-            shape=list(tensor.shape),
-            data_ptr=address,
-            data_len=len(block),
-        )
-    content = serialize(specs, metadata=dict(metadata) if metadata else None)
-    del memory
+    evaluate(*named.values())  # together: what they share is computed once
+    content = _serialized(
+        {key: (value.dtype.name, value.shape, export_bytes(value)) for key, value in named.items()},
+        text or None,
+    )
     with replacing(path) as file:
         file.write(content)
+
+
+def _serialized(
+    blocks: dict[str, tuple[str, tuple[int, ...], memoryview]], metadata: dict[str, str] | None
+) -> bytes:
+    """The file's content, from each tensor's dtype, shape and bytes."""
+    import safetensors
+
+    serialize: Any = safetensors.serialize
+    specs: dict[str, Any] = {}
+    memory: list[memoryview] = []  # kept until the end: a spec holds only the address
+    for key, (dtype, shape, data) in blocks.items():
+        if hasattr(safetensors, "TensorSpec"):
+            block, address = _addressed(data)
+            memory.append(block)
+            specs[key] = safetensors.TensorSpec(
+                dtype=dtype, shape=shape, data_ptr=address, data_len=len(block)
+            )
+        else:  # before 0.8
+            specs[key] = {"dtype": dtype, "shape": shape, "data": bytes(data)}
+    return serialize(specs, metadata=metadata)
 
 
 def _addressed(data: memoryview) -> tuple[memoryview, int]:
@@ -128,21 +143,22 @@ def load(path: _Path, device: Any = None) -> dict[str, Tensor]:
     Raises:
         DataError: the file is truncated, corrupted, or has a type that minigrad lacks.
     """
-    from safetensors import SafetensorError, deserialize
+    import safetensors
 
-    from minigrad import asarray, zeros
+    from minigrad import tensor, zeros
 
+    library: Any = safetensors
     content = Path(path).read_bytes()
     try:
-        entries = deserialize(content)
-    except SafetensorError as error:
+        entries: list[tuple[str, dict[str, Any]]] = library.deserialize(content)
+    except safetensors.SafetensorError as error:
         raise DataError(
             f"{os.fspath(path)}: expected a whole safetensors file, got {len(content)} bytes that "
             f"are not ({error}). The file is truncated or corrupted."
         ) from error
     del content
-    state = {}
-    for key, entry in entries:
+    state: dict[str, Tensor] = {}
+    for key, entry in sorted(entries, key=itemgetter(0)):  # they come in no particular order
         dtype = _dtype(path, key, entry["dtype"])
         shape = tuple(entry["shape"])
         if prod(shape) == 0:
@@ -150,7 +166,8 @@ def load(path: _Path, device: Any = None) -> dict[str, Tensor]:
         else:
             data: Any = memoryview(entry["data"])
             values = data.cast("B").cast(dtype.format, shape)
-            state[key] = asarray(values, dtype=dtype, device=device)
+            # Copied into memory of ours, which is aligned and which kernels may read a little past.
+            state[key] = tensor(values, dtype=dtype, device=device)
     return state
 
 

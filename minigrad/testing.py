@@ -12,7 +12,7 @@ from minigrad.creation import tensor
 from minigrad.differentiate import tree_leaves, tree_rebuilt, vjp
 from minigrad.dtype import float64
 from minigrad.errors import GradientError
-from minigrad.execution import compute
+from minigrad.execution import evaluate
 from minigrad.tensor import Tensor
 
 Values = list[float]
@@ -108,7 +108,7 @@ def _check(
         raise TypeError(f"gradcheck: expected f to return float64 tensors, got {got}.")
     cotangents = [_normal(rng, y) for y in leaves]
     pulled = pullback(tree_rebuilt(outputs, iter(cotangents)))
-    compute([g.node for g in pulled])
+    evaluate(*pulled)
     probe = _Probe(f, points, cotangents, pulled, tolerance)
     results = [probe.compare(k, _elements(_normal(rng, x))) for k, x in enumerate(points)]
     worst = max(range(len(results)), key=lambda k: results[k].excess)
@@ -158,7 +158,7 @@ class _Probe:
         arguments = list(self.points)
         arguments[k] = _tensor_like(values, self.points[k])
         results = tree_leaves(self.f(*arguments))
-        compute([y.node for y in results])
+        evaluate(*results)
         return [v for y in results for v in _elements(y)]
 
     def explain(self, k: int, name: str, level: int, along: _Comparison) -> str:

@@ -64,6 +64,12 @@ class Prepared:
             if word:
                 raise IndexError(message.format(value=word - 1))
 
+    def check_slack(self) -> None:
+        """Nothing may be written past the end of an output or of scratch."""
+        for buffer in (self.out, *self.buffers[self.program.first_scratch :]):
+            slack = ctypes.string_at(buffer.address + buffer.nbytes, memory.SLACK)
+            assert slack == b"\xff" * memory.SLACK, "wrote past the end of a buffer"
+
     def output(self) -> list[Any]:
         data = memory.view(self.out, self.out_size * self.out_dtype.itemsize)
         return data.cast(self.out_dtype.format).tolist() if self.out_size else []
@@ -81,6 +87,7 @@ def run_program(
     """
     prepared = Prepared(build, inputs, out_shape, out_dtype)
     prepared.run()
+    prepared.check_slack()
     return prepared.output()
 
 

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import minigrad as mg
 from minigrad import ops
 from minigrad.device import Device, backend_of
 from minigrad.dtype import DType, bool_, float64, int32, int64, uint8
-from minigrad.graph import Node, iota, leaf
+from minigrad.graph import PRIMITIVES, Node, iota, leaf
 from minigrad.handle import wrap
 
 Values = list[Any]
@@ -108,13 +107,13 @@ _PAIR = (real(2, 3), real(2, 3))
 
 
 def _map(name: str, *inputs: Input, **options: Any) -> Case:
-    op = mg.graph.PRIMITIVES[name]
+    op = PRIMITIVES[name]
     return Case(name, on_nodes(op), inputs or (real(2, 3),), primitive=name, **options)
 
 
 def _row(primitive: str, label: str, *inputs: Input, order: int = 2, integers: Any = (),
          floating: bool = True, **attrs: Any) -> Case:  # fmt: skip
-    op = mg.graph.PRIMITIVES[primitive]
+    op = PRIMITIVES[primitive]
     name = f"{primitive} {label}".strip()
     return Case(name, on_nodes(op, **attrs), inputs, order, primitive, integers, floating)
 

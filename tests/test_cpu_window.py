@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import product
 from math import prod
 
 import pytest
 from backend_harness import Prepared, run_program
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from minigrad.backend.cpu import window
 from strided_operands import dense, layouts, run_strided
@@ -103,8 +104,6 @@ def problems(draw, input_dilation=False):
     if input_dilation:
         params["input_dilation"] = draw(pairs_of(1, 4))
     out = out_shape(shape, **params)
-    # What a negative high padding crops must not come back through a window that starts too early
-    assume(all(n > 0 or lo + hi >= 0 for n, (lo, hi) in zip(shape[2:], params["padding"])))
     return shape, out, params
 
 
@@ -125,7 +124,7 @@ def test_window_sum_is_its_definition(data, dtype):
     shape, out, params = data.draw(problems(input_dilation=True))
     x = values(data.draw, dtype, prod(shape))
     got = run_strided(
-        lambda program, *operands: window.window_sum(program, *operands, **params),
+        partial(window.window_sum, **params),
         [(dtype, data.draw(layouts(shape)), x)],
         data.draw(layouts(out)),
         dtype,
@@ -139,7 +138,7 @@ def test_window_max_is_its_definition(data, dtype):
     shape, out, params = data.draw(problems())
     x = values(data.draw, dtype, prod(shape))
     got = run_strided(
-        lambda program, *operands: window.window_max(program, *operands, **params),
+        partial(window.window_max, **params),
         [(dtype, data.draw(layouts(shape)), x)],
         data.draw(layouts(out)),
         dtype,
@@ -156,14 +155,14 @@ def test_select_and_scatter_find_the_first_maximum(data, dtype):
     g = values(data.draw, dtype, prod(out), special=False)
     at = data.draw(layouts(shape))
     selected = run_strided(
-        lambda program, *operands: window.window_select(program, *operands, **params),
+        partial(window.window_select, **params),
         [(dtype, at, x), (dtype, data.draw(layouts(shape)), u)],
         data.draw(layouts(out)),
         dtype,
     )
     assert same(selected, reference_select(x, u, shape, out, **params))
     scattered = run_strided(
-        lambda program, *operands: window.window_scatter(program, *operands, **params),
+        partial(window.window_scatter, **params),
         [(dtype, at, x), (dtype, data.draw(layouts(out)), g)],
         data.draw(layouts(shape)),
         dtype,
@@ -178,7 +177,6 @@ def test_select_and_scatter_find_the_first_maximum(data, dtype):
 @given(st.data())
 def test_window_sum_is_closed_under_its_transpose(data):
     shape, out, params = data.draw(problems(input_dilation=True))
-    assume(prod(shape) and prod(out))
     x = values(data.draw, "float64", prod(shape), special=False)
     g = values(data.draw, "float64", prod(out), special=False)
     reach = [(k - 1) * d for k, d in zip(params["size"], params["dilation"], strict=True)]
@@ -188,13 +186,13 @@ def test_window_sum_is_closed_under_its_transpose(data):
         "padding": tuple((r - lo, 0) for r, (lo, _) in zip(reach, params["padding"], strict=True)),
     }
     y = run_program(
-        lambda program, *operands: window.window_sum(program, *operands, **params),
+        partial(window.window_sum, **params),
         [("float64", shape, x)],
         out,
         "float64",
     )
     back = run_program(
-        lambda program, *operands: window.window_sum(program, *operands, **transposed),
+        partial(window.window_sum, **transposed),
         [("float64", out, g)],
         shape,
         "float64",
@@ -224,7 +222,9 @@ def test_pair_kernels(data, dtype, height, width):
             lower(program, *operands, **params)
             names.extend(launch.kernel.name for launch in program.launches)
 
-        result = run_strided(build, [(dtype, dense(s), v) for s, v in inputs], dense(out_shape), dtype)
+        result = run_strided(
+            build, [(dtype, dense(s), v) for s, v in inputs], dense(out_shape), dtype
+        )
         assert all(name.startswith("pair_") for name in names)
         assert bool(names) == bool(prod(out_shape))
         return result
@@ -250,7 +250,7 @@ def test_pair_kernels(data, dtype, height, width):
 
 
 def test_a_constant_input_selects_the_first_cell():
-    build = lambda program, *operands: window.window_scatter(program, *operands, **PAIRS)  # noqa: E731
+    build = partial(window.window_scatter, **PAIRS)
     inputs = [("float32", (1, 1, 2, 4), [3.0] * 8), ("float32", (1, 1, 1, 2), [5.0, 7.0])]
     assert run_program(build, inputs, (1, 1, 2, 4), "float32") == [5, 0, 7, 0, 0, 0, 0, 0]
 
@@ -267,7 +267,7 @@ def test_parallel_shares_do_not_collide(dtype, size, stride, pad):
         "padding": ((pad, pad), (pad, pad)),
         "dilation": (1, 1),
     }
-    shape = (3, 3, 37, 41)
+    shape = (3, 3, 61, 67)
     out = out_shape(shape, **params)
     x = [float(i * 7919 % 101) for i in range(prod(shape))]
     g = [float(i % 13 - 6) for i in range(prod(out))]
@@ -291,8 +291,8 @@ def test_selected_values_may_have_another_type(x_dtype, u_dtype):
     shape, out = (1, 2, 4, 6), (1, 2, 2, 3)
     x = [i * 29 % 11 for i in range(48)]
     u, g = [i / 4 for i in range(48)], [i / 8 for i in range(12)]
-    select = lambda program, *operands: window.window_select(program, *operands, **PAIRS)  # noqa: E731
-    scatter = lambda program, *operands: window.window_scatter(program, *operands, **PAIRS)  # noqa: E731
+    select = partial(window.window_select, **PAIRS)
+    scatter = partial(window.window_scatter, **PAIRS)
     got = run_program(select, [(x_dtype, shape, x), (u_dtype, shape, u)], out, u_dtype)
     assert got == reference_select(x, u, shape, out, **PAIRS)
     got = run_program(scatter, [(x_dtype, shape, x), (u_dtype, out, g)], shape, u_dtype)
@@ -319,15 +319,17 @@ def test_planes_of_many_elements_take_wide_indices(monkeypatch):
 def test_integers_far_apart():
     params = PAIRS | {"stride": (1, 1)}
     x = [-(2**63), 2**63 - 1, -1, -(2**63), -(2**63), 5]
-    build = lambda program, *operands: window.window_max(program, *operands, **params)  # noqa: E731
+    build = partial(window.window_max, **params)
     got = run_program(build, [("int64", (1, 1, 2, 3), x)], (1, 1, 1, 2), "int64")
     assert got == [2**63 - 1, 2**63 - 1]
 
 
 def test_bool_is_refused():
-    with pytest.raises(TypeError, match=r"window_max: expected operands of one numeric dtype, got bool"):
+    with pytest.raises(
+        TypeError, match=r"window_max: expected operands of one numeric dtype, got bool"
+    ):
         Prepared(
-            lambda program, *operands: window.window_max(program, *operands, **PAIRS),
+            partial(window.window_max, **PAIRS),
             [("bool", (1, 1, 2, 2), [True] * 4)],
             (1, 1, 1, 1),
             "bool",
@@ -365,18 +367,14 @@ def test_pooling_agrees_with_pytorch():
         flat_x, flat_g = x.detach().flatten().tolist(), g.flatten().tolist()
         out = tuple(y.shape)
         got = run_program(
-            lambda program, *operands, params=params: window.window_max(
-                program, *operands, **params
-            ),
+            partial(window.window_max, **params),
             [("float32", shape, flat_x)],
             out,
             "float32",
         )
         assert got == y.flatten().tolist()
         got = run_program(
-            lambda program, *operands, params=params: window.window_scatter(
-                program, *operands, **params
-            ),
+            partial(window.window_scatter, **params),
             [("float32", shape, flat_x), ("float32", out, flat_g)],
             shape,
             "float32",

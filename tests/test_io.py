@@ -6,12 +6,15 @@ import struct
 import subprocess
 import sys
 from math import prod
+from typing import cast
 
 import pytest
 
 import minigrad as mg
 from minigrad.errors import DataError
 from minigrad.io import load_metadata, replacing
+
+State = dict[str, mg.Tensor]
 
 VALUES = {
     "bool": [True, False, True],
@@ -59,7 +62,7 @@ def test_metadata(tmp_path):
     assert load_metadata(path) == {"epoch": "3", "note": "käse"}
     assert mg.load(path)["w"].shape == (2,)
     with pytest.raises(TypeError, match="metadata to map strings to strings, got 'epoch': 3"):
-        mg.save(path, {}, metadata={"epoch": 3})
+        mg.save(path, {}, metadata=cast("dict[str, str]", {"epoch": 3}))
 
 
 def test_the_format_is_the_published_one(tmp_path):
@@ -116,9 +119,9 @@ def test_refused_states_leave_the_old_file(tmp_path):
     mg.save(path, example())
     before = path.read_bytes()
     with pytest.raises(TypeError, match=r"state\['lr'\] to be a Tensor, got float"):
-        mg.save(path, {"w": mg.zeros((2,)), "lr": 0.1})
+        mg.save(path, cast("State", {"w": mg.zeros((2,)), "lr": 0.1}))
     with pytest.raises(TypeError, match="names to be strings, got 3"):
-        mg.save(path, {3: mg.zeros((2,))})
+        mg.save(path, cast("State", {3: mg.zeros((2,))}))
     assert path.read_bytes() == before
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import minigrad as mg
-from layers.functional import moments, normalize
 from layers.module import Buffer, Module, Parameter
 from minigrad import Tensor
+from minigrad.nn import batch_normalization, centre, moments, update_running
 
 
 class BatchNorm(Module):
@@ -61,23 +61,24 @@ class BatchNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        if not self.training and self.running_mean is not None:
-            mean, var = self.running_mean, self.running_var
+        if self.training or self.running_mean is None:
+            axes = (0, *range(2, x.ndim))
+            x, sample = centre(x, axes)  # changes nothing but the rounding
+            mean, var = moments(x, axes, keepdims=True)
+            self._update(mean + sample, var, n=x.size // self.num_features)
         else:
-            mean, var = moments(x, axes=(0, *range(2, x.ndim)))
-            if self.training and self.running_mean is not None:
-                self._update(mean, var, n=x.size // self.num_features)
-        return normalize(x, mean, var, self.eps, self.weight, self.bias)
+            mean, var = self.running_mean, self.running_var
+        return batch_normalization(x, mean, var, self.bias, self.weight, self.eps)
 
     def _update(self, mean: Tensor, var: Tensor, n: int) -> None:
         """Move the running statistics towards a batch's; see [Note: buffer updates]."""
-        if n <= 1:
-            return  # no batch, or no variance to be learned from it
-        count = self.num_batches_tracked
-        count.assign(count + 1)
-        new = 1 / count.astype(var.dtype) if self.momentum is None else self.momentum
-        self.running_mean.assign((1 - new) * self.running_mean + new * mean)
-        self.running_var.assign((1 - new) * self.running_var + new * (n / (n - 1)) * var)
+        if not self.training or self.running_mean is None or n <= 1:
+            return  # with n = 0 there is no mean, with n = 1 no variance to learn from
+        self.num_batches_tracked.assign(self.num_batches_tracked + 1)
+        new = self.momentum
+        if new is None:
+            new = 1 / self.num_batches_tracked.astype(self.running_mean.dtype)
+        update_running(self.running_mean, self.running_var, mean, var, n, new)
 
     def _check(self, x: Tensor) -> None:
         if x.ndim < 2 or (self.ranks and x.ndim not in self.ranks):

@@ -150,6 +150,10 @@ def simplified(nest: LoopNest) -> LoopNest:
         for v in everything:
             del v[axis]
 
+    if not shape:  # one value: a backend sees at least one axis
+        shape, kept = [1], [True]
+        for v in everything:
+            v.append(0)
     for axis in reversed(range(len(shape))):
         if shape[axis] == 1 and len(shape) > 1:
             drop(axis)

@@ -77,8 +77,8 @@ class Plan:
     def run(self, inputs: list[Any], constants: list[float]) -> dict[int, Any]:
         """Run on these input buffers; gives the buffer of each output slot."""
         fresh = [self._allocate(nbytes) for nbytes in self.fresh.values()]
-        buffers = inputs + fresh
-        self.executable.run(buffers, constants)
+        with _lock:  # the tables and the arena are the plan's own
+            self.executable.run(inputs + fresh, constants)
         by_slot = dict(enumerate(inputs))
         by_slot.update(zip(self.fresh, fresh, strict=True))
         return by_slot

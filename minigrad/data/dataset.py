@@ -59,6 +59,22 @@ class ImageDataset:
         sample = self._bytes[i * self._step : (i + 1) * self._step]
         return shaped(sample, self.images.format, self.shape), self.labels[i]
 
+    def subset(self, start: int, stop: int) -> ImageDataset:
+        """Samples start .. stop - 1 as a data set that shares their memory.
+
+        Raises:
+            ValueError: not 0 <= start <= stop <= len(self).
+        """
+        if not 0 <= start <= stop <= len(self):
+            raise ValueError(
+                f"subset: expected 0 <= start <= stop <= {len(self)}, got {start}, {stop}."
+            )
+        pixels = self._bytes[start * self._step : stop * self._step]
+        images = shaped(pixels, self.images.format, (stop - start, *self.shape))
+        return ImageDataset(
+            images, self.labels[start:stop], classes=self.classes, full_scale=self.full_scale
+        )
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} samples of shape {self.shape})"
 
@@ -131,7 +147,8 @@ def _memoryview(values: Any) -> memoryview[Any]:
             raise ValueError(
                 f"data set: expected at least one element, got shape {tensor.shape}."
             ) from None
-        return shaped(export_bytes(tensor), tensor.dtype.format, tensor.shape)
+        # A copy: a compiled step may go on to write into a tensor's memory.
+        return shaped(bytearray(export_bytes(tensor)), tensor.dtype.format, tensor.shape)
 
 
 def converted(view: memoryview[Any], code: str) -> memoryview[Any]:

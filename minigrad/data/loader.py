@@ -97,13 +97,13 @@ class DataLoader:
         return self._finished(_ahead(work, self.prefetch) if self.prefetch else _at_once(work))
 
     def _finished(self, batches: Iterator[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-        from minigrad import asarray
+        from minigrad import asarray, tensor
 
         for x, y in batches:
             images = asarray(x.cast("f", (len(y), *self._plan.shape)), device=self.device)
             for step in self._plan.after:
                 images = step(images)
-            yield images, asarray(y, device=self.device)
+            yield images, tensor(y, device=self.device)
 
 
 class _Epoch:

@@ -61,7 +61,7 @@ def constant(where: str, value: Number, dtype: DType, device: Device, shape: Sha
 
 
 def pair(where: str, a: Operand, b: Operand) -> tuple[Node, Node]:
-    """Two operands as nodes of one dtype and one shape. A Python number takes the tensor's dtype."""
+    """Two operands in one dtype and one shape. A Python number takes the tensor's dtype."""
     if isinstance(a, Handle):
         x = a._node
         y = b._node if isinstance(b, Handle) else None
@@ -147,9 +147,7 @@ def one_axis(where: str, axis: int, ndim: int) -> int:
     try:
         index = operator.index(axis)
     except TypeError:
-        raise TypeError(
-            f"{where}: expected an integer axis, got {type(axis).__name__}."
-        ) from None
+        raise TypeError(f"{where}: expected an integer axis, got {type(axis).__name__}.") from None
     if not -ndim <= index < ndim:
         if ndim == 0:
             raise ValueError(f"{where}: expected no axis for a tensor of shape (), got {index}.")
@@ -172,11 +170,9 @@ def some_axes(where: str, axis: Axis, ndim: int) -> tuple[int, ...]:
 def as_shape(where: str, shape: int | Sequence[int]) -> Shape:
     """A shape from one extent or several."""
     try:
-        result = (
-            (operator.index(shape),)
-            if hasattr(shape, "__index__") and not isinstance(shape, Handle)
-            else tuple(operator.index(n) for n in shape)  # type: ignore[union-attr]
-        )
+        single = hasattr(shape, "__index__") and not isinstance(shape, Handle)
+        extents: Any = (shape,) if single else shape
+        result = tuple([operator.index(n) for n in extents])
     except TypeError:
         raise TypeError(f"{where}: expected a shape of integers, got {shape!r}.") from None
     if any(n < 0 for n in result):

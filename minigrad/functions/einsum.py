@@ -20,17 +20,15 @@ Labels = list[str]
 def einsum(equation: str, *operands: Tensor) -> Tensor:
     """The sum of products that `equation` spells, such as "ij,jk->ik".
 
-    A label repeated in one operand takes its diagonal; "..." stands for axes that broadcast. Without
-    "->" the result has the labels that appear once, in alphabetical order.
+    A label repeated in one operand takes its diagonal; "..." stands for axes that broadcast.
+    Without "->" the result has the labels that appear once, in alphabetical order.
     """
     nodes = [node_of("einsum", x) for x in operands]
     terms, output = _parse(equation, nodes)
     dtype = nodes[0].dtype
     for n in nodes:
         dtype = promote(dtype, n.dtype)
-    parts = [
-        _without_repeats(as_type(n, dtype), t) for n, t in zip(nodes, terms, strict=True)
-    ]
+    parts = [_without_repeats(as_type(n, dtype), t) for n, t in zip(nodes, terms, strict=True)]
     extents = _extents(equation, parts)
     node, labels = parts[0]
     for i, (other, other_labels) in enumerate(parts[1:], 1):
@@ -138,7 +136,9 @@ def _contract(
             for names in (batch, summed)
         )
         return ops.dot(a, b, batch=next(pairs), contract=next(pairs)), labels
-    return _aligned(a, a_labels, labels, b, b_labels) * _aligned(b, b_labels, labels, a, a_labels), labels
+    return _aligned(a, a_labels, labels, b, b_labels) * _aligned(
+        b, b_labels, labels, a, a_labels
+    ), labels
 
 
 def _grown(x: Node, labels: Labels, shared: Labels, extents: dict[str, int]) -> Node:

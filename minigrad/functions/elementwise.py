@@ -102,7 +102,8 @@ def pow(x1: Operand, x2: Operand) -> Tensor:
 def _integer_power(x: Node, exponent: int) -> Node:
     if exponent < 0:
         raise ValueError(
-            f"pow: expected an exponent >= 0 for {x.dtype.name}, got {exponent}. Use astype(float32)."
+            f"pow: expected an exponent >= 0 for {x.dtype.name}, got {exponent}. "
+            "Use astype(float32)."
         )
     result, square_ = like(1, x), x
     while exponent:
@@ -171,8 +172,8 @@ def log(x: Tensor) -> Tensor:
 def log1p(x: Tensor) -> Tensor:
     """log(1 + x), accurate near 0."""
     node = as_float(node_of("log1p", x))
-    # 2 atanh(s) with s = x / (2 + x), |s| < 1/7 where it is used. Kahan's log(u) * x / (u - 1) would
-    # be lost where a compiler may reassociate (1 + x) - 1.
+    # 2 atanh(s) with s = x / (2 + x), |s| <= 1/7 where it is used. Kahan's log(u) * x / (u - 1) is
+    # lost where a compiler may reassociate (1 + x) - 1.
     s = node / (node + 2.0)
     s_squared = s * s
     terms = 5 if node.dtype.itemsize == 4 else 10

@@ -44,7 +44,7 @@ def take_along_axis(x: Tensor, indices: Tensor, axis: int = -1) -> Tensor:
                 f"got {index.shape}."
             )
     shape = tuple(target)
-    places: list[Node | None] = []
+    places: list[Node] = []
     for i, n in enumerate(node.shape):
         if i == a:
             places.append(expand_to(index, shape))

@@ -85,7 +85,8 @@ def tensordot(
         right = tuple(one_axis("tensordot", i, b.ndim) for i in axes[1])
     if [a.shape[i] for i in left] != [b.shape[i] for i in right]:
         raise ValueError(
-            f"tensordot: expected equal extents on axes {left} of {a.shape} and {right} of {b.shape}."
+            f"tensordot: expected equal extents on axes {left} of {a.shape} and {right} of "
+            f"{b.shape}."
         )
     return wrap(ops.dot(a, b, batch=((), ()), contract=(left, right)))
 

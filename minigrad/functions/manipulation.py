@@ -72,7 +72,9 @@ def flatten(x: Tensor, start: int = 0, end: int = -1) -> Tensor:
 def permute_dims(x: Tensor, *axes: int | Sequence[int]) -> Tensor:
     """The axes in a new order."""
     node = node_of("permute_dims", x)
-    order = tuple(one_axis("permute_dims", a, node.ndim) for a in _spelled_out("permute_dims", axes))
+    order = tuple(
+        one_axis("permute_dims", a, node.ndim) for a in _spelled_out("permute_dims", axes)
+    )
     if len(order) != node.ndim or len(set(order)) != node.ndim:
         raise ValueError(
             f"permute_dims: expected an order of the axes 0..{node.ndim - 1}, got {order}."
@@ -191,13 +193,11 @@ def unstack(x: Tensor, axis: int = 0) -> tuple[Tensor, ...]:
     """The slices of `x` along `axis`, without that axis."""
     node = node_of("unstack", x)
     a = one_axis("unstack", axis, node.ndim)
-    return tuple(
-        wrap(drop_axes(ops.narrow(node, a, i, i + 1), (a,))) for i in range(node.shape[a])
-    )
+    return tuple(wrap(drop_axes(ops.narrow(node, a, i, i + 1), (a,))) for i in range(node.shape[a]))
 
 
 def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
-    """Pieces of the given sizes along `axis`; an integer is the size of every piece but the last."""
+    """Pieces of the given sizes along `axis`; an integer is the size of all but the last."""
     node = node_of("split", x)
     a = one_axis("split", axis, node.ndim)
     extent = node.shape[a]
@@ -231,13 +231,17 @@ def roll(x: Tensor, shift: int | Sequence[int], axis: Axis = None) -> Tensor:
     node = node_of("roll", x)
     if axis is None:
         if not isinstance(shift, int):
-            raise ValueError("roll: expected one shift when axis is None, got several. Name the axes.")
+            raise ValueError(
+                "roll: expected one shift when axis is None, got several. Name the axes."
+            )
         flat = ops.reshape(node, shape=(node.size,))
         return wrap(ops.reshape(_rolled(flat, shift, 0), shape=node.shape))
     axes = [axis] if isinstance(axis, int) else list(axis)
     shifts = [shift] * len(axes) if isinstance(shift, int) else list(shift)
     if len(shifts) != len(axes):
-        raise ValueError(f"roll: expected one shift for each of {len(axes)} axes, got {len(shifts)}.")
+        raise ValueError(
+            f"roll: expected one shift for each of {len(axes)} axes, got {len(shifts)}."
+        )
     for a, s in zip(axes, shifts, strict=True):
         node = _rolled(node, s, one_axis("roll", a, node.ndim))
     return wrap(node)
@@ -260,9 +264,7 @@ def tile(x: Tensor, repetitions: int | Sequence[int]) -> Tensor:
     split_shape = tuple(v for n in shape for v in (1, n))
     tiled = tuple(v for t, n in zip(times, shape, strict=True) for v in (t, n))
     node = ops.expand(ops.reshape(node, shape=split_shape), shape=tiled)
-    return wrap(
-        ops.reshape(node, shape=tuple(t * n for t, n in zip(times, shape, strict=True)))
-    )
+    return wrap(ops.reshape(node, shape=tuple(t * n for t, n in zip(times, shape, strict=True))))
 
 
 def repeat(x: Tensor, repeats: int, axis: int | None = None) -> Tensor:
@@ -292,7 +294,7 @@ def triu(x: Tensor, k: int = 0) -> Tensor:
 
 
 def _diagonals(where: str, x: Node, k: int) -> tuple[Node, Node]:
-    """row + k and column of each element: equal on diagonal k."""
+    """Row + k and column of each element: equal on diagonal k."""
     if x.ndim < 2:
         raise ValueError(f"{where}: expected at least 2 axes, got shape {x.shape}.")
     from minigrad.dtype import int64

@@ -124,7 +124,7 @@ def logsumexp(x: Tensor, axis: Axis = None, *, keepdims: bool = False) -> Tensor
     """log(sum(exp(x))) over `axis`, without overflow."""
     node = _floating("logsumexp", x)
     axes = some_axes("logsumexp", axis, node.ndim)
-    # The shift cancels, so it takes no part in the derivative. An infinite one would give inf - inf.
+    # The shift cancels, so it takes no part in the derivative. An infinite one gives inf - inf.
     top = ops.stop_gradient(ops.max_(node, axes=axes))
     finite = ops.less(ops.abs_(top), like(float("inf"), top))
     shift = ops.where(finite, top, zeros_like(top))

@@ -98,7 +98,7 @@ def softplus(x: Tensor, beta: float = 1.0) -> Tensor:
 
 
 def softplus_node(x: Node) -> Node:
-    """max(x, 0) + log(1 + exp(-|x|)), right in all derivatives at 0, where abs would have a kink."""
+    """max(x, 0) + log(1 + exp(-|x|)), with all derivatives right at 0, where abs has a kink."""
     minus_abs = _piecewise(x, x, -x)
     return _piecewise(x, zeros_like(x), x) + log1p(wrap(ops.exp(minus_abs))).node
 

@@ -1,4 +1,4 @@
-"""Argument checks that the nn functions share: each names the function, the argument and the cure."""
+"""Argument checks of the nn functions: each names the function, the argument and the cure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear maps: dense, convolution, and the transposed convolution as a convolution of a dilated input."""
+"""Linear maps: dense, convolution, and transposed convolution (one of a dilated input)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight.T + bias.
+    """X @ weight.T + bias.
 
     Shapes: x (..., in), weight (out, in), bias (out,) -> (..., out).
     Raises: ValueError if x's last axis is not `in`.
@@ -53,6 +53,7 @@ def conv2d(
 
     Shapes: x (N, C, H, W), weight (O, C / groups, KH, KW), bias (O,) -> (N, O, OH, OW), with
     OH = (H + 2 * padding - dilation * (KH - 1) - 1) // stride + 1.
+
     Args:
         stride, padding, dilation: one integer or (height, width). Zeros are padded on both sides;
             "valid" pads none, "same" keeps H and W at stride 1 (an odd zero goes after).
@@ -122,9 +123,10 @@ def conv_transpose2d(
         ops.reshape(swapped, shape=(groups * inner, w.shape[0] // groups, *kernel)), axes=(2, 3)
     )
     reach = [d * (k - 1) - p for d, k, p in zip(spread, kernel, cropped, strict=True)]
+    margins = tuple((r, r + e) for r, e in zip(reach, extra, strict=True))
     y = ops.conv(
-        a, turned, stride=(1, 1), padding=tuple((r, r + e) for r, e in zip(reach, extra, strict=True)),
-        input_dilation=steps, kernel_dilation=spread, groups=groups,
+        a, turned, stride=(1, 1), padding=margins, input_dilation=steps, kernel_dilation=spread,
+        groups=groups,
     )  # fmt: skip
     return wrap(_with_bias(where, y, bias))
 
@@ -154,8 +156,6 @@ def _padding(
         h, v = (d * (k - 1) for d, k in zip(dilation, w.shape[2:], strict=True))
         return (h // 2, h - h // 2), (v // 2, v - v // 2)
     if isinstance(padding, str):
-        raise ValueError(
-            f"{where}: expected padding 'same', 'valid' or integers, got {padding!r}."
-        )
+        raise ValueError(f"{where}: expected padding 'same', 'valid' or integers, got {padding!r}.")
     h, v = integers(where, "padding", padding, 0)
     return (h, h), (v, v)

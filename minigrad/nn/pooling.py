@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from minigrad import ops
-from minigrad.dtype import DType, int64
-from minigrad.functions.arguments import expand_to
+from minigrad.dtype import int64
 from minigrad.graph import Node, like
 from minigrad.handle import wrap
 from minigrad.nn.arguments import images, integer, integers
@@ -32,6 +31,7 @@ def max_pool2d(
 
     Shapes: x (N, C, H, W) -> (N, C, OH, OW), with
     OH = (H + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1.
+
     Args:
         stride: kernel_size by default.
         padding: positions on each side that never win; at most half the window.
@@ -41,11 +41,8 @@ def max_pool2d(
         "max_pool2d", x, kernel_size, stride, padding, dilation
     )
     margins = _margins("max_pool2d", node, size, steps, margin, spread, ceil_mode)
-    return wrap(
-        ops.window_max(
-            node, axes=(2, 3), size=size, stride=steps, padding=margins, dilation=spread
-        )
-    )  # fmt: skip
+    y = ops.window_max(node, axes=(2, 3), size=size, stride=steps, padding=margins, dilation=spread)
+    return wrap(y)
 
 
 def avg_pool2d(
@@ -58,8 +55,8 @@ def avg_pool2d(
 ) -> Tensor:
     """The mean of each window.
 
-    Shapes and sizes as `max_pool2d`. The divisor is the number of positions of the window inside the
-    padded image (`count_include_pad`) or inside the image itself.
+    Shapes and sizes as `max_pool2d`. The divisor is the number of positions of the window inside
+    the padded image (`count_include_pad`) or inside the image itself.
     """
     node, size, steps, margin, spread = _windows("avg_pool2d", x, kernel_size, stride, padding, 1)
     margins = _margins("avg_pool2d", node, size, steps, margin, spread, ceil_mode)
@@ -69,20 +66,16 @@ def avg_pool2d(
     )  # fmt: skip
     counted = margin if count_include_pad else (0, 0)
     fits = all(
-        margins[i] == (counted[i], counted[i])
-        or _covered(node.shape[2 + i], total.shape[2 + i], size[i], steps[i], margin[i], counted[i])
+        _covered(node.shape[2 + i], total.shape[2 + i], size[i], steps[i], margin[i], counted[i])
         for i in range(2)
     )
     if fits:
         return wrap(total / (size[0] * size[1]))
-    rows, columns = (
-        _counts(
-            total.shape[2 + i], node.shape[2 + i], size[i], steps[i], margin[i], counted[i],
-            node.dtype, node,
-        )
-        for i in range(2)
-    )  # fmt: skip
     shape = total.shape
+    rows, columns = (
+        _counts(shape[2 + i], node.shape[2 + i], size[i], steps[i], margin[i], counted[i], node)
+        for i in range(2)
+    )
     rows = ops.expand(ops.reshape(rows, shape=(1, 1, shape[2], 1)), shape=shape)
     columns = ops.expand(ops.reshape(columns, shape=(1, 1, 1, shape[3])), shape=shape)
     return wrap(total / (rows * columns))
@@ -99,7 +92,9 @@ def adaptive_avg_pool2d(x: Tensor, output_size: Size | tuple[int | None, int | N
     node = images(where, x)
     given = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size,) * 2
     if len(given) != 2:
-        raise ValueError(f"{where}: expected output_size of one or two integers, got {output_size}.")
+        raise ValueError(
+            f"{where}: expected output_size of one or two integers, got {output_size}."
+        )
     if 0 in node.shape[2:]:
         raise ValueError(f"{where}: expected images with pixels, got shape {node.shape}.")
     wanted = [
@@ -169,9 +164,9 @@ def _covered(n: int, windows: int, size: int, stride: int, margin: int, counted:
 
 
 def _counts(
-    windows: int, n: int, size: int, stride: int, margin: int, counted: int, dtype: DType, x: Node
+    windows: int, n: int, size: int, stride: int, margin: int, counted: int, x: Node
 ) -> Node:
     """How many counted positions each window along one axis covers."""
     start = ops.iota(windows, int64, x.device) * stride - margin
     stop = ops.minimum(start + size, like(n + counted, start))
-    return ops.cast(stop - ops.maximum(start, like(-counted, start)), dtype=dtype)
+    return ops.cast(stop - ops.maximum(start, like(-counted, start)), dtype=x.dtype)

@@ -61,11 +61,16 @@ checkpoint_op = register(Primitive("checkpoint", "identity", _identity, _checkpo
 
 
 def checkpoint(value: Node, arguments: list[Node]) -> Node:
-    """`value`, whose gradient recomputes it from `arguments` and the leaves it closes over."""
+    """`value`, whose gradient recomputes it from `arguments` and what it closes over.
+
+    Anything a Tensor still names could be differentiated by, so it is a source like an argument.
+    """
     stop = set(arguments)
 
     def is_source(n: Node) -> bool:
-        return n in stop or not n.inputs or n.op is variable_op
+        if n in stop or not n.inputs or n.op is variable_op:
+            return True
+        return n.handles > 0 and n is not value
 
     sources = [n for n in topological([value], stop=is_source) if n.needs_grad and is_source(n)]
     return checkpoint_op(value, *sources) if sources else value

@@ -1,8 +1,9 @@
 """Learning-rate schedules: a rate as a function of the epoch, written into the parameter groups.
 
-Each schedule is one closed formula, `_rate(base_lr, epoch)`; PyTorch's recursive ones agree with it to
-rounding. It follows that a schedule owns the rate: a value set by hand lasts until the next `step()`.
-Rates are in the optimizer's units, epochs are counted from 0. An "epoch" is one call of `step()`.
+Each schedule is one closed formula, `_rate(base_lr, epoch)`; PyTorch's recursive ones agree with it
+to rounding. It follows that a schedule owns the rate: a value set by hand lasts until the next
+`step()`. Rates are in the optimizer's units, epochs are counted from 0. An "epoch" is one call of
+`step()`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ class LRScheduler:
 
     Args:
         optimizer: whose groups' "lr" is set; "initial_lr" keeps the base rate.
-        last_epoch: -1 to begin; to resume, the epoch last done ("initial_lr" must be in the groups).
+        last_epoch: -1 to begin; to resume, the epoch last done ("initial_lr" must be in the
+        groups).
 
-    Raises: TypeError for something that is no optimizer, ValueError when resuming without base rates.
+    Raises: TypeError for something that is no optimizer, ValueError when resuming without base
+    rates.
     """
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1):
@@ -86,7 +89,8 @@ class LambdaLR(LRScheduler):
         self.lr_lambdas = [lr_lambda] * n if callable(lr_lambda) else list(lr_lambda)
         if len(self.lr_lambdas) != n:
             raise ValueError(
-                f"LambdaLR: expected one function for each of {n} groups, got {len(self.lr_lambdas)}."
+                f"LambdaLR: expected one function for each of {n} groups, "
+                f"got {len(self.lr_lambdas)}."
             )
         super().__init__(optimizer, last_epoch)
 
@@ -198,7 +202,8 @@ class PolynomialLR(LRScheduler):
 class CosineAnnealingLR(LRScheduler):
     """rate = eta_min + (base - eta_min) * (1 + cos(pi * epoch / T_max)) / 2.
 
-    Source: Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts: it rises again after T_max.
+    Source: Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts: it rises again after
+    T_max.
     """
 
     def __init__(
@@ -217,7 +222,8 @@ class OneCycleLR(LRScheduler):
     The rate goes from max_lr / div_factor to max_lr in the first `pct_start` of the steps, then to
     max_lr / div_factor / final_div_factor (`three_phase`: back to the start first, equally fast).
 
-    Source: Smith & Topin 2017, arXiv:1708.07120. Meant to be stepped once a batch, total_steps times.
+    Source: Smith & Topin 2017, arXiv:1708.07120. Meant to be stepped once a batch, total_steps
+    times.
     """
 
     def __init__(
@@ -271,7 +277,9 @@ class OneCycleLR(LRScheduler):
         self.base_momentum, self.max_momentum = base_momentum, max_momentum
         self.linear = anneal_strategy == "linear"
         up = pct_start * self.total_steps - 1  # the step at which the peak is reached
-        self.ends = [up, 2 * up, self.total_steps - 1] if three_phase else [up, self.total_steps - 1]
+        self.ends = (
+            [up, 2 * up, self.total_steps - 1] if three_phase else [up, self.total_steps - 1]
+        )
         super().__init__(optimizer, last_epoch)
 
     def _apply(self) -> None:
@@ -320,11 +328,12 @@ class SequentialLR(LRScheduler):
         for scheduler in schedulers:
             if not isinstance(scheduler, LRScheduler):
                 raise TypeError(
-                    f"SequentialLR: expected schedules of the epoch, got {type(scheduler).__name__}."
+                    "SequentialLR: expected schedules of the epoch, got "
+                    f"{type(scheduler).__name__}."
                 )
             if scheduler.optimizer is not optimizer:
                 raise ValueError(
-                    "SequentialLR: expected all schedulers to have the optimizer passed, got another."
+                    "SequentialLR: expected schedulers of the optimizer passed, got another's."
                 )
         self.schedulers, self.milestones = list(schedulers), list(milestones)
         super().__init__(optimizer, last_epoch)
@@ -336,16 +345,18 @@ class SequentialLR(LRScheduler):
         current._apply()
 
     def state_dict(self) -> dict[str, Any]:
+        """The epoch, and the state of each schedule."""
         return super().state_dict() | {"schedulers": [s.state_dict() for s in self.schedulers]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume from a `state_dict`, and set the rates it stands for."""
         for scheduler, part in zip(self.schedulers, state["schedulers"], strict=True):
             vars(scheduler).update(part)
         super().load_state_dict({k: v for k, v in state.items() if k != "schedulers"})
 
 
 class ReduceLROnPlateau:
-    """Multiplies the rate by `factor` when a metric has not improved for more than `patience` steps.
+    """Multiplies the rate by `factor` after more than `patience` steps without improvement.
 
     Args:
         mode: "min" if a smaller metric is better, "max" if a larger one is.
@@ -375,7 +386,8 @@ class ReduceLROnPlateau:
             raise ValueError(f"ReduceLROnPlateau: expected mode 'min' or 'max', got {mode!r}.")
         if threshold_mode not in ("rel", "abs"):
             raise ValueError(
-                f"ReduceLROnPlateau: expected threshold_mode 'rel' or 'abs', got {threshold_mode!r}."
+                f"ReduceLROnPlateau: expected threshold_mode 'rel' or 'abs', "
+                f"got {threshold_mode!r}."
             )
         n = len(optimizer.param_groups)
         self.min_lrs = [min_lr] * n if isinstance(min_lr, (int, float)) else list(min_lr)

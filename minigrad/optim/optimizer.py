@@ -2,29 +2,33 @@
 
 [Note: a step is a graph] An update is an expression over parameters, gradients, state and
 hyper-parameters, all of them tensors, so a captured training step contains it and replays it. A
-Python number would be baked into the captured graph, and a schedule would change nothing. Hence each
-number of a group (its rate, momentum, ...) lives in a 0-d float64 tensor that `refresh()` brings up
-to date, before a step or a replay, when the number in the group has changed. float64, because
-1 - beta ** t in float32 is wrong in the fifth digit at the first steps of Adam. Step counts are
-tensors that the graph itself advances.
+Python number would be baked into the captured graph, and a schedule would change nothing. Hence
+each number of a group (its rate, momentum, ...) lives in a 0-d float64 tensor that `refresh()`
+brings up to date, before a step or a replay, when the number in the group has changed. float64,
+because 1 - beta ** t in float32 is wrong in the fifth digit at the first steps of Adam. Step counts
+are tensors that the graph itself advances.
 """
 
 from __future__ import annotations
 
 import weakref
+from array import array
 from collections.abc import Callable, Iterable, Mapping
+from math import prod
 from typing import Any
 
-from minigrad import execution
-from minigrad.creation import tensor, zeros
-from minigrad.device import Device
+from minigrad import capture, execution
+from minigrad.creation import zeros
+from minigrad.device import Device, backend_of
 from minigrad.dtype import DType, float64
-from minigrad.tensor import Tensor, no_grad
+from minigrad.graph import Shape, leaf
+from minigrad.handle import no_grad
+from minigrad.tensor import Tensor
 
 Group = dict[str, Any]
 State = dict[str, Tensor]
 
-live_optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # replay calls refresh() on each
+live_optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 
 
 class Optimizer:
@@ -36,10 +40,10 @@ class Optimizer:
             multipliers of its "lr" and "weight_decay".
         defaults: the options, for groups that do not set them.
 
-    State: `state[parameter]` holds tensors by name; made before the first step, so that the graph of
-    the first step is that of all others.
-    Raises: TypeError for something that is no tensor, ValueError for no parameters, one that does not
-    require a gradient, one that is in two groups, an unknown option.
+    State: `state[parameter]` holds tensors by name; made before the first step, so that the graph
+    of the first step is that of all others.
+    Raises: TypeError for something that is no tensor, ValueError for no parameters, one that does
+    not require a gradient, one that is in two groups, an unknown option.
     """
 
     def __init__(self, params: Iterable[Tensor] | Iterable[Group], defaults: Mapping[str, Any]):
@@ -64,7 +68,9 @@ class Optimizer:
 
     def add_param_group(self, group: Group) -> None:
         """Add parameters with options of their own."""
-        unknown = set(group) - set(self.defaults) - {"params", "lr_mult", "decay_mult", "initial_lr"}
+        unknown = (
+            set(group) - set(self.defaults) - {"params", "lr_mult", "decay_mult", "initial_lr"}
+        )
         if "params" not in group or unknown:
             known = ", ".join(["params", *self.defaults, "lr_mult", "decay_mult"])
             raise ValueError(
@@ -86,8 +92,8 @@ class Optimizer:
                 )
             if id(p) in seen:
                 raise ValueError(
-                    f"{self._name}: expected each parameter once, got {p.dtype.name}{list(p.shape)} "
-                    f"at position {i} again."
+                    f"{self._name}: expected each parameter once, got "
+                    f"{p.dtype.name}{list(p.shape)} at position {i} again."
                 )
             seen.add(id(p))
         new = {"params": params, **self.defaults, "lr_mult": 1.0, "decay_mult": 1.0}
@@ -97,7 +103,14 @@ class Optimizer:
 
     def check_options(self, group: Group) -> None:
         """Raise ValueError for an option out of its range."""
-        for name in ("lr", "weight_decay", "eps", "momentum", "lr_decay", "initial_accumulator_value"):
+        for name in (
+            "lr",
+            "weight_decay",
+            "eps",
+            "momentum",
+            "lr_decay",
+            "initial_accumulator_value",
+        ):
             if name in group:
                 self.require(group[name] >= 0, f"{name} of 0 or more", group[name])
         if "betas" in group:
@@ -149,7 +162,6 @@ class Optimizer:
 
     def refresh(self) -> None:
         """Make what a step reads exist and be up to date. See [Note: a step is a graph]."""
-        new: list[Tensor] = []
         counts: dict[Device, Tensor] = {}
         for group in self.param_groups:
             for p in group["params"]:
@@ -157,12 +169,9 @@ class Optimizer:
                     state = self.initial_state(p, group)
                     if self.counts_steps:
                         if p.device not in counts:
-                            counts[p.device] = zeros((), dtype=float64, device=p.device)
+                            counts[p.device] = _stored(0.0, (), float64, p.device)
                         state["step"] = counts[p.device]
                     self.state[p] = state
-                    new += state.values()
-        if new:
-            execution.evaluate(*new)
         for (index, name, _), (handle, known) in list(self._numbers.items()):
             value = _number(self.param_groups[index], name)
             if value != known:
@@ -170,7 +179,7 @@ class Optimizer:
 
     def _write(self, index: int, name: str, handle: Tensor, value: float) -> None:
         with no_grad():
-            handle.assign(tensor(value, dtype=float64, device=handle.device))
+            handle.assign(_stored(value, (), float64, handle.device))
         self._numbers[index, name, handle.device] = handle, value
 
     def hyperparameter(self, group: Group, name: str, device: Device) -> Tensor:
@@ -183,9 +192,11 @@ class Optimizer:
         found = self._numbers.get((index, name, device))
         if found is None:
             value = _number(group, name)
-            found = tensor(value, dtype=float64, device=device), value
+            found = _stored(value, (), float64, device), value
             self._numbers[index, name, device] = found
-        return found[0]
+        handle = found[0]
+        # While a step is recorded, what is assigned becomes an input that a replay reads anew.
+        return handle.assign(handle) if execution.capturing() else handle
 
     def numbers(self, p: Tensor, group: Group, *names: str) -> list[Tensor]:
         """Hyper-parameters in the dtype of `p`, ready to be multiplied with it."""
@@ -247,13 +258,13 @@ class Optimizer:
             for name, value in self.state[p].items():
                 if name not in loaded and loaded:
                     raise ValueError(
-                        f"{self._name}.load_state_dict: expected {name!r} in the state of parameter "
-                        f"{i}, got {', '.join(loaded)}."
+                        f"{self._name}.load_state_dict: expected {name!r} in the state of "
+                        f"parameter {i}, got {', '.join(loaded)}."
                     )
                 if loaded and tuple(loaded[name].shape) != value.shape:
                     raise ValueError(
-                        f"{self._name}.load_state_dict: expected {name!r} of parameter {i} of shape "
-                        f"{value.shape}, got {tuple(loaded[name].shape)}."
+                        f"{self._name}.load_state_dict: expected {name!r} of parameter {i} of "
+                        f"shape {value.shape}, got {tuple(loaded[name].shape)}."
                     )
             pairs.append((p, loaded))
         counts: dict[tuple[Device, float], Tensor] = {}  # equal counts are shared again
@@ -262,7 +273,7 @@ class Optimizer:
                 if name == "step":
                     steps = float(loaded["step"]) if loaded else 0.0
                     if (p.device, steps) not in counts:
-                        count = tensor(steps, dtype=float64, device=p.device)
+                        count = _stored(steps, (), float64, p.device)
                         counts[p.device, steps] = count
                     self.state[p]["step"] = counts[p.device, steps]
                 elif loaded:
@@ -284,6 +295,14 @@ class Optimizer:
         return "\n".join([f"{self._name}(", *lines, ")"])
 
 
+def _refresh_all() -> None:
+    for optimizer in list(live_optimizers):
+        optimizer.refresh()
+
+
+capture.before_replay.append(_refresh_all)
+
+
 def _number(group: Group, name: str) -> float:
     """The value of a hyper-parameter as the group has it now."""
     if name == "lr":
@@ -295,9 +314,12 @@ def _number(group: Group, name: str) -> float:
     return group[name]
 
 
-def zeros_like(p: Tensor) -> Tensor:
-    """A state tensor of the parameter's shape, dtype and device."""
-    return zeros(p.shape, dtype=p.dtype, device=p.device)
+def filled(p: Tensor, value: float = 0.0) -> Tensor:
+    """A state tensor of the parameter's shape, dtype and device, with memory of its own."""
+    return _stored(value, p.shape, p.dtype, p.device)
 
 
-__all__ = ["DType", "Optimizer", "live_optimizers"]
+def _stored(value: float, shape: Shape, dtype: DType, device: Device) -> Tensor:
+    data = array(dtype.format, [value]) * prod(shape)
+    storage = backend_of(device).from_bytes(memoryview(data).cast("B"))
+    return Tensor(leaf(storage, shape, dtype, device))

@@ -15,17 +15,6 @@ from minigrad.backend.cpu.jit import compile_kernel
 # Table: 0 target, 1 samples, 2 words (row, top, left, mirrored), 3 per-channel constants,
 # 4 channels, 5 height, 6 width, 7 rows, 8 columns. The range is over the images of the batch.
 _SOURCE = """
-@njit(**OPTIONS)
-def line(target, at, samples, source, start, step, begin, end, columns, constants, c):
-    for j in range(begin):
-        store_float32(target, at + j, {black})
-    for j in range(begin, end):
-        value = {load}(samples, source + start + step * j)
-        store_float32(target, at + j, {convert})
-    for j in range(end, columns):
-        store_float32(target, at + j, {black})
-
-
 def kernel(table, first, last):
     target, samples = load_int64(table, 0), load_int64(table, 1)
     words, constants = load_int64(table, 2), load_int64(table, 3)
@@ -35,27 +24,29 @@ def kernel(table, first, last):
         image = load_int64(words, 4 * n)
         top = load_int64(words, 4 * n + 1)
         left = load_int64(words, 4 * n + 2)
-        mirrored = load_int64(words, 4 * n + 3)
-        if mirrored:
+        # Finished column j takes stored column start + step * j.
+        start, step = left, 1
+        begin, end = -left, width - left
+        if load_int64(words, 4 * n + 3):
+            start, step = left + columns - 1, -1
             begin, end = left + columns - width, left + columns
-        else:
-            begin, end = -left, width - left
         begin = min(max(begin, 0), columns)
         end = max(min(end, columns), begin)
         for c in range(channels):
             for i in range(rows):
                 at = ((n * channels + c) * rows + i) * columns
                 y = top + i
+                inner, outer = begin, end
                 if y < 0 or y >= height:
-                    line(target, at, samples, 0, 0, 0, columns, columns, columns, constants, c)
-                    continue
-                source = ((image * channels + c) * height + y) * width
-                # A step known to be 1 or -1 is what lets LLVM vectorize each copy of the loop.
-                if mirrored:
-                    start = left + columns - 1
-                    line(target, at, samples, source, start, -1, begin, end, columns, constants, c)
-                else:
-                    line(target, at, samples, source, left, 1, begin, end, columns, constants, c)
+                    inner, outer = columns, columns
+                source = ((image * channels + c) * height + y) * width + start
+                for j in range(inner):
+                    store_float32(target, at + j, {black})
+                for j in range(inner, outer):
+                    value = {load}(samples, source + step * j)
+                    store_float32(target, at + j, {convert})
+                for j in range(outer, columns):
+                    store_float32(target, at + j, {black})
 """
 
 _PIECES = {

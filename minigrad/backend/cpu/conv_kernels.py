@@ -19,44 +19,43 @@ from minigrad.backend.cpu.micro import ITEMSIZE, lanes
 
 # A row table's entry for a row of padding: no byte offset can take this value.
 NOWHERE = -(1 << 62)
+REDUCE_BLOCK = 16  # output channels that `reduce` sums side by side
 
-LOWERING = (
-    "x image_bytes channel_bytes channels column_taps row_phases "
-    "lowered_rows halo row_length band_rows bands out_rows "
-    "row_table table_rows column_table mode step_bytes out_step "
-    "scratch slot_bytes block units tasks direct lower"
-).split()
-FORWARD = [
-    *LOWERING,
-    *"k_extent packed panels offsets out out_image_bytes out_channel out_channels".split(),
-]
-PHASED = [
-    *LOWERING,
-    *(
-        "phases row_dilation column_dilation packed panels products product_bytes product_row "
-        "out out_image_bytes out_channel_bytes out_row_bytes out_step_bytes out_channels "
-        "out_height out_width"
-    ).split(),
-]
-GRADIENT = [
-    *LOWERING,
-    *(
-        "taps tap_offsets d d_image_bytes d_channel_bytes out_channels padded_channels "
-        "transposed transposed_bytes partials partial_bytes"
-    ).split(),
-]
-PACK = "w out_step channel_step out_channels channels rows taps tap_table packed".split()
-REDUCE = (
-    "partials partial_bytes parts tap_step channel_step channels column_taps row_taps out "
-    "out_channel out_in_channel out_row out_column out_channels"
-).split()
-COPY = "x x0 x1 x2 x3 out out0 out1 out2 out3 n1 n2 n3".split()
-PLANE = (
-    "x image_step channel_step row_step column_step w w_out w_channel w_row w_column "
-    "out out_image out_channel out_row out_column out_channels group_channels channels "
-    "rows columns height width row_windows row_stride row_source column_windows column_stride "
-    "column_source planes plane_bytes units tasks"
-).split()
+
+def _fields(*names: str) -> list[str]:
+    return [field for line in names for field in line.split()]
+
+
+LOWERING = _fields(
+    "x image_bytes channel_bytes channels column_taps row_phases",
+    "lowered_rows halo row_length band_rows bands out_rows",
+    "row_table table_rows column_table mode step_bytes out_step",
+    "scratch slot_bytes block units tasks direct lower",
+)
+FORWARD = LOWERING + _fields(
+    "k_extent packed panels offsets out out_image_bytes out_channel out_channels",
+)
+PHASED = LOWERING + _fields(
+    "phases row_dilation column_dilation packed panels products product_bytes product_row",
+    "out out_image_bytes out_channel_bytes out_row_bytes out_step_bytes",
+    "out_channels out_height out_width",
+)
+GRADIENT = LOWERING + _fields(
+    "taps tap_offsets d d_image_bytes d_channel_bytes out_channels padded_channels",
+    "transposed transposed_bytes partials partial_bytes",
+)
+PACK = _fields("w out_step channel_step out_channels channels rows taps tap_table packed")
+REDUCE = _fields(
+    "partials partial_bytes parts tap_step channel_step channels column_taps row_taps",
+    "out out_channel out_in_channel out_row out_column out_channels",
+)
+COPY = _fields("x x0 x1 x2 x3 out out0 out1 out2 out3 n1 n2 n3")
+PLANE = _fields(
+    "x image_step channel_step row_step column_step w w_out w_channel w_row w_column",
+    "out out_image out_channel out_row out_column out_channels group_channels channels",
+    "rows columns height width row_windows row_stride row_source",
+    "column_windows column_stride column_source planes plane_bytes units tasks",
+)
 
 
 def _unpack(fields: list[str], indent: int = 4) -> str:
@@ -138,7 +137,10 @@ def kernel(table, unit, slot):
 
 
 def pack(dtype: str) -> str:
-    """packed[panel][k = (channel, tap)][row] from weights of any strides; `tap_table` in elements."""
+    """packed[panel][k = (channel, tap)][row] from weights of any strides.
+
+    `tap_table` holds each tap's place in elements.
+    """
     return f"""{_prologue(dtype)}
 
 def kernel(table, begin, end):
@@ -173,8 +175,10 @@ _LOWER_BLOCK = """\
 
 
 def forward(dtype: str, rows: int, vectors: int) -> str:
-    """out[image, o, pixel] = packed weights times lowered rows. Weights panel by panel through L1,
-    the block's lowered images in L2."""
+    """out[image, o, pixel] = packed weights times lowered rows.
+
+    A panel of weights stays in the first cache, the block's lowered images in the second.
+    """
     tiles = {
         "tile": ("offset_tile", rows, vectors),
         "narrow_tile": ("offset_tile", rows, 1),
@@ -218,8 +222,8 @@ def kernel(table, begin, end):
 def phased(dtype: str, rows: int, vectors: int) -> str:
     """Convolution of an input with inserted zeros, phase by phase, so no zero is multiplied.
 
-    Output pixels of one residue (a, b) modulo the dilation use one subset of the taps: each phase is
-    a stride-1 problem on the same lowered input. A row phase's products go to a small buffer and
+    Output pixels of one residue (a, b) modulo the dilation use one subset of the taps: each phase
+    is a stride-1 problem on the same lowered input. A row phase's products go to a small buffer and
     are interleaved from there. `phases` holds (k_extent, offsets, byte offset of the packed
     weights) for each (a, b); `out_height` x `out_width` is the real output.
     """
@@ -284,8 +288,10 @@ def kernel(table, begin, end):
 
 
 def gradient_by_taps(dtype: str, rows: int, vectors: int) -> str:
-    """Partial sums partials[task][tap][channel] over a share of the images: the lanes run over
-    output channels, so `d` is transposed to [pixel][channel] first."""
+    """partials[task][tap][channel], sums over a task's share of the images.
+
+    The lanes run over output channels, so `d` is transposed to [pixel][channel] first.
+    """
     return f"""{_prologue(dtype, "transpose", tile=("tap_tile", rows, vectors))}
 ROWS, WIDTH = {rows}, {vectors} * LANES
 
@@ -324,8 +330,11 @@ def kernel(table, begin, end):
 
 
 def gradient_by_dots(dtype: str, rows: int, taps: int) -> str:
-    """Partial sums partials[task][channel][tap] over a share of the images: the lanes run over
-    pixels on both sides. For few output channels, which would leave lanes of the other form idle."""
+    """partials[task][channel][tap], sums over a task's share of the images.
+
+    The lanes run over pixels on both sides: few output channels would leave lanes of the other form
+    idle.
+    """
     return f"""{_prologue(dtype, tile=("dot_tile", rows, taps))}
 ROWS, TAPS = {rows}, {taps}
 
@@ -354,19 +363,23 @@ def kernel(table, begin, end):
 
 
 def reduce(dtype: str) -> str:
-    """out[o, c, row, column] = the sum of the tasks' partial sums; [begin, end) is blocks of 16 o."""
-    return f"""{_prologue(dtype)}
+    """out[o, c, row, column] = the sum over tasks of the partial sums.
+
+    [begin, end) are blocks of output channels.
+    """
+    return f"""{_prologue(dtype)}BLOCK = {REDUCE_BLOCK}
+
 
 def kernel(table, begin, end):
 {_unpack(REDUCE)}
     for block in range(begin, end):
-        stop = min(16 * block + 16, out_channels)
+        stop = min((block + 1) * BLOCK, out_channels)
         tap = 0
         for c in range(channels):
             for column in range(column_taps):
                 for row in range(row_taps):
                     at = c * out_in_channel + row * out_row + column * out_column
-                    for o in range(16 * block, stop):
+                    for o in range(block * BLOCK, stop):
                         index = tap * tap_step + o * channel_step
                         total = load_{dtype}(partials, index)
                         for part in range(1, parts):

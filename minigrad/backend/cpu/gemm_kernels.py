@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from functools import cache
 from string import Template
+from textwrap import indent
 from typing import Any
 
 from numba import types
@@ -27,7 +28,7 @@ WORDS = """
     row_groups column_groups depth_groups tasks
     depth_block column_block pack_a pack_b
     scratch scratch_bytes
-""".split()
+"""
 
 
 def tile_shape() -> tuple[int, int]:
@@ -90,7 +91,8 @@ def strided_tile(dtype: str, rows: int, vectors: int) -> Any:
     return tile
 
 
-# Splits the grid and calls unit(...) on one share of it; unit's text comes before this.
+# One function, since every level of calls has LLVM optimize the inlined code once more. A unit is
+# m x n over k products, its operands at a0, b0 and c0.
 _GRID = """
 def kernel(table, begin, end):
 $load
@@ -99,173 +101,162 @@ $load
     column_panels = (columns + $LANES - 1) // $LANES
     for task in range(begin, end):
         space = scratch + task * scratch_bytes
-        for index in range(units * task // tasks, units * (task + 1) // tasks):
-            column_group = index % column_groups
-            index //= column_groups
-            row_group = index % row_groups
-            index //= row_groups
-            depth_group = index % depth_groups
-            z = index // depth_groups
+        for unit in range(units * task // tasks, units * (task + 1) // tasks):
+            column_group = unit % column_groups
+            row_group = unit // column_groups % row_groups
+            depth_group = unit // (column_groups * row_groups) % depth_groups
+            z = unit // (column_groups * row_groups * depth_groups)
             i0 = row_panels * row_group // row_groups * $ROWS
-            i1 = min(row_panels * (row_group + 1) // row_groups * $ROWS, rows)
             j0 = column_panels * column_group // column_groups * $LANES
-            j1 = min(column_panels * (column_group + 1) // column_groups * $LANES, columns)
             k0 = depth * depth_group // depth_groups
-            k1 = depth * (depth_group + 1) // depth_groups
-            unit(
-                i1 - i0, j1 - j0, k1 - k0,
-                a + z * a_batch + i0 * a_row + k0 * a_depth, a_row, a_depth,
-                b + z * b_batch + k0 * b_depth + j0 * b_column, b_depth, b_column,
-                c + z * c_batch + depth_group * c_part + i0 * c_row + j0 * c_column,
-                c_row, c_column, depth_block, column_block, pack_a, pack_b, space,
-            )
+            m = min(row_panels * (row_group + 1) // row_groups * $ROWS, rows) - i0
+            n = min(column_panels * (column_group + 1) // column_groups * $LANES, columns) - j0
+            k = depth * (depth_group + 1) // depth_groups - k0
+            a0 = a + z * a_batch + i0 * a_row + k0 * a_depth
+            b0 = b + z * b_batch + k0 * b_depth + j0 * b_column
+            c0 = c + z * c_batch + depth_group * c_part + i0 * c_row + j0 * c_column
 """
 
-_UNIT = """
-@njit(**OPTIONS)
-def unit(rows, columns, depth, a, a_row, a_depth, b, b_depth, b_column, c, c_row, c_column,
-         depth_block, column_block, pack_a, pack_b, space):
-"""
-
-_TILES = """
+# A packed panel holds, for each step of the depth, `width` neighbours on the other axis. It takes
+# steps up to the next multiple of the lanes, and one vector more.
+_PACK = """
 from minigrad.backend.cpu.gemm_kernels import strided_tile
 from minigrad.backend.cpu.micro import copy_prefix, transpose
 
 copy = copy_prefix("$T")
 flip = transpose("$T")
-"""
-
-_TILE = """
-tile_$v = strided_tile("$T", $ROWS, $v)
-
+$TILES
 
 @njit(**OPTIONS)
-def tile$v(depth, a, a_row, a_depth, b, b_depth, c, c_row, columns, rows, beta):
-    tile_$v(depth, a, a_row, a_depth, b, b_depth, c, c_row, columns, rows, beta)
-
-"""
-
-# A packed panel holds, for each k, `width` neighbours of the other axis. It is written for k up to
-# the next multiple of the lanes, and one vector further: room that the caller leaves.
-_PACK = """
-@njit(**OPTIONS)
-def pack(to, width, source, step, k_step, valid, depth):
+def pack(to, width, source, step, depth_step, valid, depth):
     row = width * $SIZE
     valid = min(width, valid)
     if step == $SIZE:
-        for k in range(depth):
+        for q in range(depth):
             for i in range(0, valid, $LANES):
-                copy(to + k * row + i * $SIZE, source + k * k_step + i * $SIZE, valid - i)
-    elif k_step == $SIZE:
+                copy(to + q * row + i * $SIZE, source + q * depth_step + i * $SIZE, valid - i)
+    elif depth_step == $SIZE:
         # Downwards, since where width is no multiple of the lanes a block spills into the next row.
         for i in range((valid - 1) // $LANES * $LANES, -1, -$LANES):
-            for k in range(0, depth, $LANES):
-                flip(to + k * row + i * $SIZE, row, source + i * step + k * k_step, step,
-                     depth - k, valid - i)
+            for q in range(0, depth, $LANES):
+                flip(to + q * row + i * $SIZE, row, source + i * step + q * depth_step, step,
+                     depth - q, valid - i)
     else:
         for i in range(valid):
-            for k in range(depth):
-                store_$T(to + k * row + i * $SIZE, 0, load_$T(source + i * step + k * k_step, 0))
+            for q in range(depth):
+                store_$T(to + q * row + i * $SIZE, 0, load_$T(source + i * step + q * depth_step, 0))
 
 """
 
 # The loop order keeps a panel of A in the first cache and a block of B in the second.
 _TILED_UNIT = """
-    panel_bytes = ((depth_block + $LANES - 1) // $LANES * $LANES * $ROWS + $LANES) * $SIZE
-    b_space = space
-    if pack_a:
-        b_space += (rows + $ROWS - 1) // $ROWS * panel_bytes
-    b_panel_bytes = (depth_block + $LANES - 1) // $LANES * $LANES * $WIDTH * $SIZE
-    for k0 in range(0, max(depth, 1), depth_block):
-        depth_here = min(depth_block, depth - k0)
-        for j0 in range(0, columns, column_block):
-            j1 = min(columns, j0 + column_block)
-            if pack_b:
-                for j in range(j0, j1, $WIDTH):
-                    pack(b_space + (j - j0) // $WIDTH * b_panel_bytes, $WIDTH,
-                         b + k0 * b_depth + j * b_column, b_column, b_depth, j1 - j, depth_here)
-            for i in range(0, rows, $ROWS):
-                a_here, a_row_here, a_depth_here = a + i * a_row + k0 * a_depth, a_row, a_depth
-                if pack_a:
-                    packed = space + i // $ROWS * panel_bytes
-                    if j0 == 0:
-                        pack(packed, $ROWS, a_here, a_row, a_depth, rows - i, depth_here)
-                    a_here, a_row_here, a_depth_here = packed, $SIZE, $ROWS * $SIZE
-                for j in range(j0, j1, $WIDTH):
-                    b_here, b_depth_here = b + k0 * b_depth + j * $SIZE, b_depth
-                    if pack_b:
-                        b_here = b_space + (j - j0) // $WIDTH * b_panel_bytes
-                        b_depth_here = $WIDTH * $SIZE
-                    left = j1 - j
-                    $CHOOSE
+padded_depth = (depth_block + $LANES - 1) // $LANES * $LANES
+a_panel_bytes = (padded_depth * $ROWS + $LANES) * $SIZE
+b_panel_bytes = padded_depth * $WIDTH * $SIZE
+b_space = space
+if pack_a:
+    b_space += (m + $ROWS - 1) // $ROWS * a_panel_bytes
+for q in range(0, max(k, 1), depth_block):
+    steps = min(depth_block, k - q)
+    for jb in range(0, n, column_block):
+        j_end = min(n, jb + column_block)
+        if pack_b:
+            for j in range(jb, j_end, $WIDTH):
+                pack(b_space + (j - jb) // $WIDTH * b_panel_bytes, $WIDTH,
+                     b0 + q * b_depth + j * b_column, b_column, b_depth, j_end - j, steps)
+        for i in range(0, m, $ROWS):
+            a_tile, a_tile_row, a_tile_depth = a0 + i * a_row + q * a_depth, a_row, a_depth
+            if pack_a:
+                packed = space + i // $ROWS * a_panel_bytes
+                if jb == 0:
+                    pack(packed, $ROWS, a_tile, a_row, a_depth, m - i, steps)
+                a_tile, a_tile_row, a_tile_depth = packed, $SIZE, $ROWS * $SIZE
+            for j in range(jb, j_end, $WIDTH):
+                b_tile, b_tile_depth = b0 + q * b_depth + j * $SIZE, b_depth
+                if pack_b:
+                    b_tile = b_space + (j - jb) // $WIDTH * b_panel_bytes
+                    b_tile_depth = $WIDTH * $SIZE
+                c_tile = c0 + i * c_row + j * $SIZE
+                left = j_end - j
+                $CHOICE
 """
 
 _CALL = (
-    "tile$v(depth_here, a_here, a_row_here, a_depth_here, b_here, b_depth_here,"
-    " c + i * c_row + j * $SIZE, c_row, left, rows - i, k0)"
+    "tile$v(steps, a_tile, a_tile_row, a_tile_depth, b_tile, b_tile_depth, c_tile, c_row,"
+    " left, m - i, q)"
 )
 
-# For a few rows: one pass over B in memory order, four of its rows at a time.
+# For a few rows: one pass over B in memory order, four of its rows at a time. Each block of the depth
+# is summed apart, and added to the totals.
 _ROWS_UNIT = """
-    for j0 in range(0, columns, column_block):
-        width = min(column_block, columns - j0)
-        for j in range(rows * width):
+for jb in range(0, n, column_block):
+    width = min(column_block, n - jb)
+    totals = space + m * width * $SIZE
+    for j in range(m * width):
+        store_$T(totals, j, 0)
+    for qb in range(0, k, depth_block):
+        q_end = min(qb + depth_block, k)
+        q_even = qb + (q_end - qb) // 4 * 4
+        for j in range(m * width):
             store_$T(space, j, 0)
-        for k0 in range(0, depth // 4 * 4, 4):
-            b0 = b + k0 * b_depth + j0 * $SIZE
-            b1, b2, b3 = b0 + b_depth, b0 + 2 * b_depth, b0 + 3 * b_depth
-            for i in range(rows):
-                at = a + i * a_row + k0 * a_depth
-                a0, a1 = load_$T(at, 0), load_$T(at + a_depth, 0)
-                a2, a3 = load_$T(at + 2 * a_depth, 0), load_$T(at + 3 * a_depth, 0)
+        for q in range(qb, q_even, 4):
+            b1 = b0 + q * b_depth + jb * $SIZE
+            b2, b3, b4 = b1 + b_depth, b1 + 2 * b_depth, b1 + 3 * b_depth
+            for i in range(m):
+                at = a0 + i * a_row + q * a_depth
+                a1, a2 = load_$T(at, 0), load_$T(at + a_depth, 0)
+                a3, a4 = load_$T(at + 2 * a_depth, 0), load_$T(at + 3 * a_depth, 0)
                 sums = space + i * width * $SIZE
                 for j in range(width):
                     store_$T(sums, j, load_$T(sums, j) + (
-                        (a0 * load_$T(b0, j) + a1 * load_$T(b1, j))
-                        + (a2 * load_$T(b2, j) + a3 * load_$T(b3, j))))
-        for k in range(depth // 4 * 4, depth):
-            b0 = b + k * b_depth + j0 * $SIZE
-            for i in range(rows):
-                a0 = load_$T(a + i * a_row + k * a_depth, 0)
+                        (a1 * load_$T(b1, j) + a2 * load_$T(b2, j))
+                        + (a3 * load_$T(b3, j) + a4 * load_$T(b4, j))))
+        for q in range(q_even, q_end):
+            b1 = b0 + q * b_depth + jb * $SIZE
+            for i in range(m):
+                a1 = load_$T(a0 + i * a_row + q * a_depth, 0)
                 sums = space + i * width * $SIZE
                 for j in range(width):
-                    store_$T(sums, j, load_$T(sums, j) + a0 * load_$T(b0, j))
-        for i in range(rows):
-            for j in range(width):
-                value = load_$T(space, i * width + j)
-                store_$T(c + i * c_row + (j0 + j) * c_column, 0, value)
+                    store_$T(sums, j, load_$T(sums, j) + a1 * load_$T(b1, j))
+        for j in range(m * width):
+            store_$T(totals, j, load_$T(totals, j) + load_$T(space, j))
+    for i in range(m):
+        for j in range(width):
+            value = load_$T(totals, i * width + j)
+            store_$T(c0 + i * c_row + (jb + j) * c_column, 0, value)
 """
 
 # For a few rows against columns of B that are contiguous: dot products along the depth.
 _DOTS_UNIT = """
-    if a_depth != $SIZE:
-        for i in range(rows):
-            for k in range(depth):
-                store_$T(space, i * depth + k, load_$T(a + i * a_row + k * a_depth, 0))
-        a, a_row = space, depth * $SIZE
-    for j in range(columns):
-        column = b + j * b_column
-        for i in range(rows):
-            row = a + i * a_row
-            total = types.$T(0)
-            for k in range(depth):
-                total += load_$T(row, k) * load_$T(column, k)
-            store_$T(c + i * c_row + j * c_column, 0, total)
+a_start, a_next = a0, a_row
+if a_depth != $SIZE:
+    for i in range(m):
+        for q in range(k):
+            store_$T(space, i * k + q, load_$T(a0 + i * a_row + q * a_depth, 0))
+    a_start, a_next = space, k * $SIZE
+for j in range(n):
+    right = b0 + j * b_column
+    for i in range(m):
+        left = a_start + i * a_next
+        total = types.$T(0)
+        for q in range(k):
+            total += load_$T(left, q) * load_$T(right, q)
+        store_$T(c0 + i * c_row + j * c_column, 0, total)
 """
 
 # For integers, which wrap: summing in int64 and keeping the low bits does so in every width.
 _WRAPPING_UNIT = """
-    for i in range(rows):
-        for j in range(columns):
-            total = types.int64(0)
-            for k in range(depth):
-                left = types.int64(load_$T(a + i * a_row + k * a_depth, 0))
-                total += left * types.int64(load_$T(b + k * b_depth + j * b_column, 0))
-            store_$T(c + i * c_row + j * c_column, 0, types.$T(total))
+for i in range(m):
+    for j in range(n):
+        total = types.int64(0)
+        for q in range(k):
+            left = types.int64(load_$T(a0 + i * a_row + q * a_depth, 0))
+            total += left * types.int64(load_$T(b0 + q * b_depth + j * b_column, 0))
+        store_$T(c0 + i * c_row + j * c_column, 0, types.$T(total))
 """
 
 # out[z, i, j] = the sum over its `parts` of a dense (parts, batch, rows, columns) array.
-GATHER_WORDS = "batch rows columns parts source c c_batch c_row c_column".split()
+GATHER_WORDS = "batch rows columns parts source c c_batch c_row c_column"
 _GATHER = """
 def kernel(table, begin, end):
 $load
@@ -281,48 +272,38 @@ $load
 """
 
 
-def _loads(words: list[str]) -> str:
-    return "\n".join(f"    {word} = load_int64(table, {i})" for i, word in enumerate(words))
-
-
-def _compiled(kind: str, dtype: str, template: str, words: list[str], **values: Any) -> Kernel:
-    source = Template(template).substitute(load=_loads(words), T=dtype, **values)
-    return compile_kernel(f"{kind}_{dtype}", source)
-
-
 def tiles_kernel(dtype: str) -> Kernel:
     """The general float product, of register tiles. C must have contiguous rows."""
     rows, vectors = tile_shape()
-    # The columns left of the last panel take the narrowest tile that covers them.
-    choose = []
-    for v in range(vectors, 0, -1):
-        branch = "else" if v == 1 else f"{'if' if v == vectors else 'elif'} left > {v - 1} * $LANES"
-        choose.append(f"{branch}:\n    {_CALL.replace('$v', str(v))}")
-    chosen = "\n".join(choose).replace("\n", "\n" + 20 * " ")
-    tiles = "".join(_TILE.replace("$v", str(v)) for v in range(1, vectors + 1))
-    unit = _TILED_UNIT.replace("$CHOOSE", chosen)
-    width = vectors * lanes(dtype)
-    return _compiled(
-        "matmul_tiles", dtype, _TILES + tiles + _PACK + _UNIT + unit + _GRID, WORDS,
-        SIZE=ITEMSIZE[dtype], ROWS=rows, LANES=lanes(dtype), WIDTH=width,
+    tiles, choice = [], []
+    for v in range(vectors, 0, -1):  # left-over columns take the narrowest tile that covers them
+        tiles.append(f'tile{v} = strided_tile("{dtype}", {rows}, {v})')
+        test = "else" if v == 1 else f"{'if' if v == vectors else 'elif'} left > {v - 1} * $LANES"
+        choice += [f"{test}:", "    " + _CALL.replace("$v", str(v))]
+    body = _TILED_UNIT.replace("$CHOICE", ("\n" + 16 * " ").join(choice))
+    return _product(
+        "matmul_tiles", dtype, body, _PACK.replace("$TILES", "\n".join(tiles)),
+        ROWS=rows, WIDTH=vectors * lanes(dtype), LANES=lanes(dtype), SIZE=ITEMSIZE[dtype],
     )  # fmt: skip
 
 
 def rows_kernel(dtype: str) -> Kernel:
     """For few rows and a B with contiguous rows. C may be strided."""
-    return _row_wise("matmul_rows", dtype, _ROWS_UNIT)
+    return _product(
+        "matmul_rows", dtype, _ROWS_UNIT, ROWS=1, LANES=lanes(dtype), SIZE=ITEMSIZE[dtype]
+    )
 
 
 def dots_kernel(dtype: str) -> Kernel:
     """For few rows and a B with contiguous columns. C may be strided."""
-    return _row_wise("matmul_dots", dtype, _DOTS_UNIT)
+    return _product(
+        "matmul_dots", dtype, _DOTS_UNIT, ROWS=1, LANES=lanes(dtype), SIZE=ITEMSIZE[dtype]
+    )
 
 
 def wrapping_kernel(dtype: str) -> Kernel:
     """The integer product, modulo 2 ** bits."""
-    return _compiled(
-        "matmul_wrapping", dtype, _UNIT + _WRAPPING_UNIT + _GRID, WORDS, ROWS=1, LANES=1
-    )
+    return _product("matmul_wrapping", dtype, _WRAPPING_UNIT, ROWS=1, LANES=1)
 
 
 def gather_kernel(dtype: str) -> Kernel:
@@ -330,8 +311,12 @@ def gather_kernel(dtype: str) -> Kernel:
     return _compiled("matmul_gather", dtype, _GATHER, GATHER_WORDS, SIZE=ITEMSIZE[dtype])
 
 
-def _row_wise(kind: str, dtype: str, unit: str) -> Kernel:
-    return _compiled(
-        kind, dtype, _UNIT + unit + _GRID, WORDS,
-        SIZE=ITEMSIZE[dtype], ROWS=1, LANES=lanes(dtype),
-    )  # fmt: skip
+def _product(name: str, dtype: str, unit: str, before: str = "", **values: int) -> Kernel:
+    """A kernel over WORDS that does `unit` in every unit of the grid."""
+    return _compiled(name, dtype, before + _GRID + indent(unit, 12 * " "), WORDS, **values)
+
+
+def _compiled(name: str, dtype: str, template: str, words: str, **values: int) -> Kernel:
+    load = "\n".join(f"    {word} = load_int64(table, {i})" for i, word in enumerate(words.split()))
+    source = Template(template).substitute(load=load, T=dtype, **values)
+    return compile_kernel(f"{name}_{dtype}", source)

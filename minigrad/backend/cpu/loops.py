@@ -62,7 +62,7 @@ class _Emitter:
         self.out = _Source()
         self.rank = len(nest.shape)
         self.lane = self.rank - 1
-        self.by_row = self.rank > 0 and not nest.kept[self.lane]
+        self.by_row = not nest.kept[self.lane]
         self.kept = [a for a in range(self.rank) if nest.kept[a]]
         self.reduced = [a for a in range(self.rank) if not nest.kept[a]]
         self.accesses = {a: j for j, a in enumerate(nest.accesses())}
@@ -286,8 +286,6 @@ class _Emitter:
 
     def _by_lane(self) -> int:
         out, nest = self.out, self.nest
-        if self.rank == 0:
-            return self._scalar()
         length = nest.shape[self.lane]
         rows = prod(nest.shape[a] for a in self.kept if a != self.lane)
         block = min(length, LANE_BLOCK)
@@ -448,17 +446,6 @@ class _Emitter:
             if e[0] not in LEAVES and not held:
                 stack.extend(e[2:])
         return sorted(seen)
-
-    def _scalar(self) -> int:
-        """A nest without axes: one value."""
-        out = self.out
-        base = {j: f"p{j}" for j in self.accesses.values()}
-        for k in self._cone(self._roots(0)):
-            self._assign(k, base)
-        for s in self.nest.stores:
-            name, j = s.access.dtype.name, self.accesses[s.access]
-            out.line(f"write_{name}_{self._scope(s.access)}({base[j]}, 0, e{s.expression})")
-        return 1
 
 
 def _wide(dtype) -> str:

@@ -1,4 +1,4 @@
-"""Micro-kernels: register tiles, masked moves, transposes and shuffles of the host's widest vectors.
+"""Micro-kernels: register tiles, masked moves and shuffles of the host's widest vectors.
 
 Each function here makes an intrinsic for a dtype ("float32" or "float64") and, for a tile, its
 number of accumulators, which stay in registers over the whole sum. A kernel's source makes the ones
@@ -384,7 +384,7 @@ def dot_tile(dtype: str, rows: int, taps: int) -> Any:
 
 @cache
 def copy_window(dtype: str) -> Any:
-    """copy(dst, src, low, high): one vector, dst[l] = src[l] for low <= l < high, 0 elsewhere."""
+    """move(dst, src, low, high): one vector, dst[l] = src[l] for low <= l < high, 0 elsewhere."""
 
     def emit(builder, dst, src, low, high):
         e = _Emitter(builder, dtype)
@@ -400,7 +400,7 @@ def copy_window(dtype: str) -> Any:
 
 @cache
 def copy_even_window(dtype: str) -> Any:
-    """copy(dst, src, low, high): one vector, dst[l] = src[2*l] for low <= l < high, 0 elsewhere."""
+    """move(dst, src, low, high): one vector, dst[l] = src[2*l] for low <= l < high, 0 elsewhere."""
 
     def emit(builder, dst, src, low, high):
         e = _Emitter(builder, dtype)
@@ -425,7 +425,7 @@ def copy_even_window(dtype: str) -> Any:
 
 @cache
 def copy_prefix(dtype: str) -> Any:
-    """copy(dst, src, n): the first min(n, lanes) elements; the rest of dst is left alone."""
+    """move(dst, src, n): the first min(n, lanes) elements; the rest of dst is left alone."""
 
     def emit(builder, dst, src, n):
         e = _Emitter(builder, dtype)
@@ -441,7 +441,7 @@ def copy_prefix(dtype: str) -> Any:
 
 @cache
 def interleave(dtype: str) -> Any:
-    """interleave(dst, even, odd, n): dst[2*l], dst[2*l+1] = even[l], odd[l], the first n of dst."""
+    """move(dst, even, odd, n): dst[2*l], dst[2*l+1] = even[l], odd[l], the first n of dst."""
 
     def emit(builder, dst, even, odd, n):
         e = _Emitter(builder, dtype)
@@ -461,7 +461,7 @@ def interleave(dtype: str) -> Any:
 
 @cache
 def transpose(dtype: str) -> Any:
-    """transpose(dst, dst_row_bytes, src, src_row_bytes, columns, rows): one lanes x lanes block.
+    """move(dst, dst_row_bytes, src, src_row_bytes, columns, rows): one lanes x lanes block.
 
     dst[c][r] = src[r][c]; source rows >= `rows` and columns >= `columns` read as 0, and all of the
     lanes x lanes block at dst is written.

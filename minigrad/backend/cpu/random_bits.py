@@ -21,7 +21,7 @@ from minigrad.backend.launch import Operand, Program, contiguous_strides
 
 # Every word sits in the low half of a uint64 lane, where LLVM finds the 32 x 32 -> 64 bit multiply
 # (vpmuludq), and so vectorizes over the blocks.
-_SOURCE = '''
+_SOURCE = """
 u64 = types.uint64
 LOW = u64(0xFFFFFFFF)
 HALF = u64(32)
@@ -54,7 +54,7 @@ def kernel(table, begin, end):
         words = philox(counter + u64(size // 4), k0, k1)
         for i in range(size % 4):
             store_int32(out, size - size % 4 + i, types.int32(words[i]))
-'''
+"""
 
 
 def random_bits(program: Program, state: Operand, out: Operand) -> None:

@@ -165,7 +165,7 @@ def window_scatter(
     taps = _taps(x, g, size, stride, padding, dilation)
     taps += _places(out, size, padding, dilation)
     name, constants = _index(x, out)
-    planes = out.shape[0] * out.shape[1] if out.size else 0
+    planes = out.shape[0] * out.shape[1]
     work = out.size + 2 * g.size * prod(size)
     body = kernels.window_scatter(load)
     name = f"window_scatter_{load}_{name}"
@@ -178,7 +178,9 @@ def window_scatter(
 def _require(where: str, first: Operand, *others: Operand) -> None:
     if first.dtype.kind == "bool" or any(o.dtype != first.dtype for o in others):
         found = ", ".join(o.dtype.name for o in (first, *others))
-        raise TypeError(f"{where}: expected operands of one numeric dtype, got {found}. Cast first.")
+        raise TypeError(
+            f"{where}: expected operands of one numeric dtype, got {found}. Cast first."
+        )
 
 
 def _in_pairs(
@@ -319,7 +321,7 @@ def _launch(
     work: int,
     constants: dict[str, str] | None = None,
 ) -> None:
-    if not extent:
+    if not operands["out"].size:
         return
     constants = {"LANES": kernels.lanes_of(*operands.values())} | (constants or {})
     imports = kernels.imports(operands)

@@ -204,14 +204,24 @@ def _lines(names: str) -> str:
     )
 
 
+# The masks of the last block, which may be cut short, are made once, not in every row.
+_LAST_MASKS = """
+    rest = columns - (columns - 1) // LANES * LANES
+    last_valid = first_lanes(rest, LANES)
+    last_low = first_lanes(2 * rest, LANES)
+    last_high = first_lanes(2 * rest - LANES, LANES)
+    everything = first_lanes(LANES, LANES)"""
+
 _BLOCKS = """            for column in range(0, columns, LANES):
-                valid = first_lanes(columns - column, LANES)
-                low = first_lanes(2 * (columns - column), LANES)
-                high = first_lanes(2 * (columns - column) - LANES, LANES)
+                last = columns - column <= LANES
+                valid = last_valid if last else everything
+                low = last_low if last else everything
+                high = last_high if last else everything
 """
 
 _PAIR_MAX = (
-    _rows("x out")
+    _LAST_MASKS
+    + _rows("x out")
     + _lines("x")
     + _BLOCKS
     + _cells("x")
@@ -224,7 +234,8 @@ _PAIR_MAX = (
 )
 
 _PAIR_SUM = (
-    _rows("x out")
+    _LAST_MASKS
+    + _rows("x out")
     + _lines("x")
     + _BLOCKS
     + _cells("x")
@@ -236,7 +247,8 @@ _PAIR_SUM = (
 )
 
 _PAIR_SELECT = (
-    _rows("x u out")
+    _LAST_MASKS
+    + _rows("x u out")
     + _lines("x u")
     + _BLOCKS
     + _cells("x")
@@ -279,7 +291,8 @@ _LONE_ROW = """            if 2 * row + 1 == height:
 """
 
 _PAIR_SCATTER = (
-    _rows("x g out")
+    _LAST_MASKS
+    + _rows("x g out")
     + _lines("x out")
     + _LONE_ROW
     + _BLOCKS
@@ -303,7 +316,8 @@ _PAIR_SCATTER = (
 )
 
 _PAIR_SPREAD = (
-    _rows("x out")
+    _LAST_MASKS
+    + _rows("x out")
     + _lines("out")
     + _LONE_ROW
     + _BLOCKS

@@ -55,7 +55,9 @@ def _splat(builder, value, lanes: int):
 
 
 def _element_pointer(builder, address, index, element):
-    return builder.gep(builder.inttoptr(address, element.as_pointer()), [index], source_etype=element)
+    return builder.gep(
+        builder.inttoptr(address, element.as_pointer()), [index], source_etype=element
+    )
 
 
 def _suffix(vector: ir.VectorType) -> str:
@@ -106,9 +108,7 @@ def lanes_between(typingctx, low, high, lanes):
     signature = Vector(types.boolean, n)(types.intp, types.intp, lanes)
 
     def codegen(context, builder, signature, args):
-        return builder.and_(
-            _below(builder, args[1], n), builder.not_(_below(builder, args[0], n))
-        )
+        return builder.and_(_below(builder, args[1], n), builder.not_(_below(builder, args[0], n)))
 
     return signature, codegen
 

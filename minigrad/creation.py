@@ -1,0 +1,386 @@
+"""Tensors from data, and tensors of known content."""
+
+from __future__ import annotations
+
+import array
+import math
+import numbers
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from minigrad import interchange, ops
+from minigrad.device import Device, as_device, backend_of
+from minigrad.dtype import DType, as_dtype, bool_, float32, float64, int64, of_scalar, promote
+from minigrad.functions.arguments import as_shape, as_type, constant, expand_to, node_of, number
+from minigrad.functions.manipulation import tril, triu
+from minigrad.graph import Node, Number, Shape, leaf
+from minigrad.handle import Handle, wrap
+from minigrad.ops.control import stop_gradient
+from minigrad.tensor import Tensor
+
+__all__ = [
+    "arange",
+    "asarray",
+    "empty",
+    "empty_like",
+    "eye",
+    "from_dlpack",
+    "full",
+    "full_like",
+    "linspace",
+    "ones",
+    "ones_like",
+    "tensor",
+    "tril",
+    "triu",
+    "zeros",
+    "zeros_like",
+]
+
+_TYPE_CODES = {
+    "bool": "B",
+    "uint8": "B",
+    "int32": "i",
+    "int64": "q",
+    "float32": "f",
+    "float64": "d",
+}
+
+
+def tensor(
+    data: Any,
+    dtype: DType | str | None = None,
+    device: Device | str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A new tensor with a copy of `data`.
+
+    Args:
+        data: a number, nested lists, a Tensor, or anything that offers the buffer protocol,
+            `__array_interface__` or DLPack.
+        dtype: by default the data's own; Python floats give float32, ints int64, bools bool.
+        device: by default a Tensor's own, else `default_device()`.
+        requires_grad: make it a point at which derivatives are taken.
+
+    Raises:
+        ValueError: nested lists of unequal length.
+        TypeError: elements that are not real numbers, or an unknown dtype.
+    """
+    node = _node_from("tensor", data, dtype, device, copy=True)
+    if requires_grad and node.dtype.is_floating and node.storage is not None:
+        node = leaf(node.storage, node.shape, node.dtype, node.device, needs_grad=True)
+    return Tensor(node, requires_grad=requires_grad)
+
+
+def asarray(
+    obj: Any,
+    dtype: DType | str | None = None,
+    device: Device | str | None = None,
+    copy: bool | None = None,
+) -> Tensor:
+    """`obj` as a tensor, sharing its memory where that is possible.
+
+    Memory can be shared when it is contiguous, in the host's byte order, of a dtype of ours, and
+    on `device`. Do not write to it afterwards: tensors computed from it may or may not follow.
+
+    Args:
+        obj: as for `tensor`.
+        dtype: as for `tensor`.
+        device: as for `tensor`.
+        copy: True always copies; False raises ValueError where a copy would be needed.
+    """
+    if copy is None and isinstance(obj, Tensor) and dtype is None and device is None:
+        return obj
+    return wrap(_node_from("asarray", obj, dtype, device, copy))
+
+
+def from_dlpack(x: Any, device: Device | str | None = None, copy: bool | None = None) -> Tensor:
+    """The tensor that another library exports through DLPack, sharing its memory where possible."""
+    if isinstance(x, Tensor):
+        return asarray(x, device=device, copy=copy)
+    node = interchange.from_dlpack("from_dlpack", x, copy)
+    return _moved(wrap(node), device)
+
+
+def _moved(x: Tensor, device: Device | str | None) -> Tensor:
+    return x if device is None else x.to(device)
+
+
+def _node_from(
+    where: str, data: Any, dtype: DType | str | None, device: Device | str | None, copy: bool | None
+) -> Node:
+    target = None if dtype is None else as_dtype(dtype, f"{where}: dtype")
+    if isinstance(data, Handle):
+        node = interchange.unshared(node_of(where, data)) if copy else node_of(where, data)
+        node = stop_gradient(node) if where == "tensor" else node
+    elif _is_nested(data) or _is_number(data):
+        return _from_lists(where, data, target, _usable(device), copy)
+    else:
+        node = interchange.from_object(where, data, copy)
+        if device is None:
+            device = as_device(None)
+    if target is not None and target is not node.dtype:
+        _refuse_copy(where, copy, f"{node.dtype.name} to {target.name}")
+        node = node_of(where, wrap(node).astype(target))
+    if device is not None and as_device(device, where) != node.device:
+        _refuse_copy(where, copy, f"{node.device} to {as_device(device)}")
+        node = node_of(where, wrap(node).to(device))
+    return node
+
+
+def _is_number(data: Any) -> bool:
+    """NumPy's scalars are arrays as well, and keep their dtype as such."""
+    return isinstance(data, numbers.Real) and not hasattr(data, "__array_interface__")
+
+
+def _refuse_copy(where: str, copy: bool | None, change: str) -> None:
+    if copy is False:
+        raise ValueError(f"{where}: expected no copy to be needed, got {change}. Pass copy=None.")
+
+
+def _usable(device: Device | str | None) -> Device:
+    """The device, once its backend is known to work here."""
+    found = as_device(device)
+    backend_of(found)
+    return found
+
+
+# Python numbers and nested lists
+
+
+def _from_lists(
+    where: str, data: Any, dtype: DType | None, device: Device, copy: bool | None
+) -> Node:
+    if copy is False:
+        raise ValueError(f"{where}: expected data that can be shared, got Python numbers.")
+    shape, flat = _flattened(where, data)
+    if dtype is None:
+        dtype = _common_dtype(flat)
+    try:
+        if dtype is bool_:
+            packed: Any = bytes(map(bool, flat))
+        elif dtype.is_floating:
+            packed = array.array(_TYPE_CODES[dtype.name], flat)
+        else:
+            packed = array.array(_TYPE_CODES[dtype.name], map(int, flat))
+    except OverflowError:
+        worst = max(flat, key=lambda v: math.fabs(v))
+        raise ValueError(
+            f"{where}: expected numbers that {dtype.name} can hold, got {worst}."
+        ) from None
+    except ValueError as error:  # int(nan)
+        raise ValueError(f"{where}: expected integers for {dtype.name}, got: {error}.") from None
+    storage = backend_of(device).from_bytes(memoryview(packed).cast("B"))
+    return leaf(storage, shape, dtype, device)
+
+
+def _common_dtype(flat: list[Number]) -> DType:
+    dtype = None
+    for kind in set(map(type, flat)):
+        found = of_scalar(kind(0))
+        dtype = found if dtype is None else promote(dtype, found)
+    return dtype or float32
+
+
+def _flattened(where: str, data: Any) -> tuple[Shape, list[Number]]:
+    """The shape of nested lists and their numbers in row-major order."""
+    shape: list[int] = []
+    level: list[Any] = [data]
+    while True:
+        nested = [_is_nested(v) for v in level]
+        if not any(nested):
+            if not any(hasattr(v, "tolist") and not isinstance(v, numbers.Real) for v in level):
+                break
+            # Arrays and tensors inside lists: their values.
+            level = [v.tolist() if hasattr(v, "tolist") else v for v in level]
+            continue
+        first = level[0]
+        for i, (value, is_list) in enumerate(zip(level, nested, strict=True)):
+            if not is_list and hasattr(value, "tolist"):
+                value = level[i] = value.tolist()
+            if _is_nested(value) and _is_nested(first):
+                if len(value) == len(first):
+                    continue
+                got = f"{len(first)} at {_place(0, shape)} and {len(value)} at {_place(i, shape)}"
+            else:
+                got = (
+                    f"{_kind(first)} at {_place(0, shape)} and {_kind(value)} at {_place(i, shape)}"
+                )
+            raise ValueError(
+                f"{where}: expected nested lists of equal length, got {got}. Pad the short rows."
+            )
+        shape.append(len(first))
+        level = [v for row in level for v in row]
+        if not level:
+            break
+    for i, value in enumerate(level):
+        if type(value) not in (float, int, bool):
+            if not isinstance(value, numbers.Real):
+                raise TypeError(
+                    f"{where}: expected real numbers, got {type(value).__name__} at "
+                    f"{_place(i, shape)}."
+                )
+            level[i] = number(where, value)
+    return tuple(shape), level
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, (list, tuple, range))
+
+
+def _kind(value: Any) -> str:
+    return "a list" if _is_nested(value) else "a number"
+
+
+def _place(position: int, shape: list[int]) -> str:
+    """The index, as it would be written, of a place counted in row-major order."""
+    index: list[int] = []
+    for n in reversed(shape):
+        index.append(position % n)
+        position //= n
+    return "".join(f"[{i}]" for i in reversed(index)) or "the top"
+
+
+# Known content
+
+
+def full(
+    shape: int | Sequence[int],
+    fill_value: Number,
+    dtype: DType | str | None = None,
+    device: Device | str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """`fill_value` everywhere; the dtype is by default that of the number."""
+    value = number("full", fill_value)
+    target = of_scalar(value) if dtype is None else as_dtype(dtype, "full: dtype")
+    extents = as_shape("full", shape)
+    node = constant("full", value, target, _usable(device), extents)
+    return Tensor(node, requires_grad)
+
+
+def zeros(
+    shape: int | Sequence[int],
+    dtype: DType | str = float32,
+    device: Device | str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """0 everywhere."""
+    return full(shape, 0, dtype, device, requires_grad)
+
+
+def ones(
+    shape: int | Sequence[int],
+    dtype: DType | str = float32,
+    device: Device | str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """1 everywhere."""
+    return full(shape, 1, dtype, device, requires_grad)
+
+
+def empty(
+    shape: int | Sequence[int],
+    dtype: DType | str = float32,
+    device: Device | str | None = None,
+) -> Tensor:
+    """Some values: zeros. Lazy tensors have no memory that could be left as it was."""
+    return full(shape, 0, dtype, device)
+
+
+def full_like(
+    x: Tensor,
+    fill_value: Number,
+    dtype: DType | str | None = None,
+    device: Device | str | None = None,
+) -> Tensor:
+    """`fill_value` everywhere, with the shape, dtype and device of `x`."""
+    return full(x.shape, fill_value, x.dtype if dtype is None else dtype, device or x.device)
+
+
+def zeros_like(
+    x: Tensor, dtype: DType | str | None = None, device: Device | str | None = None
+) -> Tensor:
+    """0 everywhere, with the shape, dtype and device of `x`."""
+    return full_like(x, 0, dtype, device)
+
+
+def ones_like(
+    x: Tensor, dtype: DType | str | None = None, device: Device | str | None = None
+) -> Tensor:
+    """1 everywhere, with the shape, dtype and device of `x`."""
+    return full_like(x, 1, dtype, device)
+
+
+def empty_like(
+    x: Tensor, dtype: DType | str | None = None, device: Device | str | None = None
+) -> Tensor:
+    """Some values (zeros), with the shape, dtype and device of `x`."""
+    return full_like(x, 0, dtype, device)
+
+
+def arange(
+    start: Number,
+    stop: Number | None = None,
+    step: Number = 1,
+    dtype: DType | str | None = None,
+    device: Device | str | None = None,
+) -> Tensor:
+    """start, start + step, ... up to but without `stop`; `arange(n)` counts from 0."""
+    first, last, by = (
+        (0, number("arange", start), number("arange", step))
+        if stop is None
+        else (number("arange", start), number("arange", stop), number("arange", step))
+    )
+    if by == 0:
+        raise ValueError("arange: expected a step other than 0, got 0.")
+    if isinstance(first, int) and isinstance(last, int) and isinstance(by, int):
+        n, default = len(range(first, last, by)), int64
+    else:
+        n, default = max(math.ceil((last - first) / by), 0), float32
+    target = default if dtype is None else as_dtype(dtype, "arange: dtype")
+    # Computed in the wide type of its kind, so that only the result is rounded.
+    wide = int64 if default is int64 else float64
+    node = as_type(ops.iota(n, int64, _usable(device)), wide)
+    if by != 1:
+        node = node * by
+    if first != 0:
+        node = node + first
+    return wrap(as_type(node, target))
+
+
+def linspace(
+    start: float,
+    stop: float,
+    num: int,
+    dtype: DType | str = float32,
+    device: Device | str | None = None,
+    endpoint: bool = True,
+) -> Tensor:
+    """`num` evenly spaced numbers from `start` to `stop`, the last one only with `endpoint`."""
+    (n,) = as_shape("linspace", operator.index(num))
+    target = as_dtype(dtype, "linspace: dtype")
+    counting = ops.iota(n, int64, _usable(device))
+    steps = max(n - 1, 1) if endpoint else max(n, 1)
+    node = ops.cast(counting, dtype=float64) * ((stop - start) / steps) + float(start)
+    if endpoint and n > 1:  # the rounding of the step must not miss the end
+        last = ops.equal(counting, ops.like(n - 1, counting))
+        node = ops.where(last, ops.like(float(stop), node), node)
+    return wrap(as_type(node, target))
+
+
+def eye(
+    n_rows: int,
+    n_cols: int | None = None,
+    k: int = 0,
+    dtype: DType | str = float32,
+    device: Device | str | None = None,
+) -> Tensor:
+    """1 on diagonal `k` and 0 elsewhere."""
+    shape = as_shape("eye", (n_rows, n_rows if n_cols is None else n_cols))
+    place = _usable(device)
+    row = ops.reshape(ops.iota(shape[0], int64, place), shape=(shape[0], 1)) + operator.index(k)
+    column = ops.iota(shape[1], int64, place)
+    on_diagonal = ops.equal(expand_to(row, shape), expand_to(column, shape))
+    return wrap(ops.cast(on_diagonal, dtype=as_dtype(dtype, "eye: dtype")))

@@ -1,0 +1,167 @@
+"""The DLPack protocol's structs and capsules, by ctypes. https://dmlc.github.io/dlpack/latest/."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import (
+    POINTER,
+    Structure,
+    addressof,
+    c_int32,
+    c_int64,
+    c_uint8,
+    c_uint16,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+    pythonapi,
+)
+from typing import Any
+
+from minigrad.backend.launch import contiguous_strides
+from minigrad.dtype import ALL, DType
+
+DEVICE_TYPES = {"cpu": 1, "cuda": 2}
+HOST_DEVICE_TYPES = (1, 3, 11)  # CPU, and memory pinned for CUDA or ROCm
+_CODES = {"int": 0, "uint": 1, "float": 2, "bool": 6}
+_READ_ONLY = 1
+_NAMES = {False: b"dltensor", True: b"dltensor_versioned"}
+_USED = {False: b"used_dltensor", True: b"used_dltensor_versioned"}
+
+_Deleter = ctypes.CFUNCTYPE(None, c_void_p)
+_Destructor = ctypes.PYFUNCTYPE(None, c_void_p)
+
+
+class _Device(Structure):
+    _fields_ = (("type", c_int32), ("index", c_int32))
+
+
+class _DataType(Structure):
+    _fields_ = (("code", c_uint8), ("bits", c_uint8), ("lanes", c_uint16))
+
+
+class DLTensor(Structure):
+    """A strided view of memory; strides are in elements, NULL for row-major."""
+
+    _fields_ = (
+        ("data", c_void_p),
+        ("device", _Device),
+        ("ndim", c_int32),
+        ("dtype", _DataType),
+        ("shape", POINTER(c_int64)),
+        ("strides", POINTER(c_int64)),
+        ("byte_offset", c_uint64),
+    )
+
+
+class _Managed(Structure):
+    _fields_ = (("tensor", DLTensor), ("context", c_void_p), ("deleter", c_void_p))
+
+
+class _ManagedVersioned(Structure):
+    _fields_ = (
+        ("major", c_uint32),
+        ("minor", c_uint32),
+        ("context", c_void_p),
+        ("deleter", c_void_p),
+        ("flags", c_uint64),
+        ("tensor", DLTensor),
+    )
+
+
+def _declare(name: str, result: Any, *arguments: Any) -> Any:
+    # A prototype of our own: setting argtypes on pythonapi's would change it for everyone.
+    return ctypes.PYFUNCTYPE(result, *arguments)((name, pythonapi))
+
+
+_capsule_new = _declare("PyCapsule_New", ctypes.py_object, c_void_p, ctypes.c_char_p, c_void_p)
+# By address: a destructor's capsule has no references left, and must not be given a new one.
+_is_valid = _declare("PyCapsule_IsValid", ctypes.c_int, c_void_p, ctypes.c_char_p)
+_get_pointer = _declare("PyCapsule_GetPointer", c_void_p, c_void_p, ctypes.c_char_p)
+_set_name = _declare("PyCapsule_SetName", ctypes.c_int, c_void_p, ctypes.c_char_p)
+
+_exported: dict[int, Any] = {}  # what each export keeps alive until its deleter is called
+
+
+@_Deleter
+def _delete(address: int) -> None:
+    _exported.pop(address, None)
+
+
+@_Destructor
+def _destroy(capsule: int) -> None:
+    """Free what nobody consumed; a consumer renames the capsule and calls the deleter itself."""
+    for name in _NAMES.values():
+        if _is_valid(capsule, name):
+            _exported.pop(_get_pointer(capsule, name), None)
+
+
+def export(
+    values: memoryview, shape: tuple[int, ...], dtype: DType, device: tuple[int, int],
+    versioned: bool, read_only: bool,
+) -> Any:  # fmt: skip
+    """A capsule on row-major memory, which lives until the consumer is done."""
+    ndim = len(shape)
+    extents = (c_int64 * max(ndim, 1))(*shape)
+    steps = (c_int64 * max(ndim, 1))(*contiguous_strides(shape))
+    managed = _ManagedVersioned() if versioned else _Managed()
+    memory = (ctypes.c_char * values.nbytes).from_buffer(values) if values.nbytes else None
+    managed.tensor = DLTensor(
+        addressof(memory) if memory is not None else None,
+        _Device(*device),
+        ndim,
+        _DataType(_CODES[dtype.kind], dtype.itemsize * 8, 1),
+        extents,
+        steps,
+        0,
+    )
+    managed.deleter = ctypes.cast(_delete, c_void_p)
+    if versioned:
+        managed.major, managed.minor = 1, 0
+        managed.flags = _READ_ONLY if read_only else 0
+    address = addressof(managed)
+    _exported[address] = (managed, extents, steps, memory)
+    return _capsule_new(address, _NAMES[versioned], ctypes.cast(_destroy, c_void_p))
+
+
+class Import:
+    """Memory of another library; given back when the last reference goes."""
+
+    def __init__(self, managed: Any):
+        self._managed = managed
+        self.tensor = managed.tensor
+        self.shape = tuple(managed.tensor.shape[i] for i in range(managed.tensor.ndim))
+        self.address = (managed.tensor.data or 0) + managed.tensor.byte_offset
+
+    def strides_in_bytes(self) -> tuple[int, ...] | None:
+        """None for row-major."""
+        if not self.tensor.strides:
+            return None
+        size = self.tensor.dtype.bits // 8
+        return tuple(self.tensor.strides[i] * size for i in range(self.tensor.ndim))
+
+    def __del__(self) -> None:
+        if self._managed.deleter:
+            _Deleter(self._managed.deleter)(addressof(self._managed))
+
+
+def consume(capsule: Any) -> Import:
+    """The tensor in a capsule, which no one else can take any more."""
+    for versioned in (True, False):
+        if _is_valid(id(capsule), _NAMES[versioned]):
+            address = _get_pointer(id(capsule), _NAMES[versioned])
+            struct = _ManagedVersioned if versioned else _Managed
+            managed = struct.from_address(address)
+            if versioned and managed.major > 1:
+                raise BufferError(f"from_dlpack: expected DLPack version 1, got {managed.major}.")
+            _set_name(id(capsule), _USED[versioned])
+            return Import(managed)
+    raise BufferError("from_dlpack: expected an unused DLPack capsule, got another object.")
+
+
+def dtype_of(found: Any) -> DType | None:
+    """Our dtype for DLPack's, None when there is none."""
+    for dtype in ALL:
+        if (found.code, found.bits, found.lanes) == (_CODES[dtype.kind], dtype.itemsize * 8, 1):
+            return dtype
+    return None

@@ -1,0 +1,224 @@
+"""Loss functions. `reduction` is "mean" (default), "sum" or "none"."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from minigrad import execution, ops
+from minigrad.device import backend_of
+from minigrad.dtype import int64
+from minigrad.functions.arguments import as_type, drop_axes, expand_to, node_of
+from minigrad.graph import Node, like, zeros_like
+from minigrad.handle import wrap
+from minigrad.nn.activations import log_softmax_node, softplus_node
+from minigrad.nn.arguments import beside, floating, fraction, reduction_of
+
+if TYPE_CHECKING:
+    from minigrad.tensor import Tensor
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+) -> Tensor:
+    """-log(softmax(logits)[label]), for each sample.
+
+    Shapes: logits (N, C, *positions); labels (N, *positions) of integers in 0..C-1, or of the
+    logits' shape and dtype: the probability of each class. weight (C,).
+
+    Args:
+        weight: of each class; "mean" then divides by the sum of the labels' weights.
+        label_smoothing: share of the label's probability that is spread over all classes.
+        ignore_index: a label that counts for nothing. Unlike PyTorch there is none by default.
+    Raises: ValueError for a label out of range, with its position. Where the labels cannot be
+        looked at when the graph is built (inside a captured step, on a GPU) the loss is NaN
+        instead.
+    """
+    where = "cross_entropy"
+    x = _logits(where, "logits", logits)
+    fraction(where, "label_smoothing", label_smoothing)
+    return _nll(
+        where, log_softmax_node(x, 1), labels, weight, reduction, label_smoothing, ignore_index
+    )
+
+
+def nll_loss(
+    log_probabilities: Tensor,
+    labels: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+) -> Tensor:
+    """-log_probabilities[label], for each sample; shapes and arguments as `cross_entropy`."""
+    x = _logits("nll_loss", "log_probabilities", log_probabilities)
+    return _nll("nll_loss", x, labels, weight, reduction, 0.0, ignore_index)
+
+
+def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """(x - target)**2; both of one shape."""
+    a = floating("mse_loss", x)
+    difference = a - beside("mse_loss", a, "target", target, a.shape)
+    return _reduce("mse_loss", difference * difference, reduction)
+
+
+def binary_cross_entropy_with_logits(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """-target * log(sigmoid(x)) - (1 - target) * log(1 - sigmoid(x)), without overflow or log(0).
+
+    Shapes: x and target alike; weight (of each element) and pos_weight (of the first term)
+    broadcast.
+    """
+    where = "binary_cross_entropy_with_logits"
+    a = floating(where, x)
+    t = beside(where, a, "target", target, a.shape)
+    # log(1 + exp(x)) is -log(1 - sigmoid(x)), and log(1 + exp(-x)) = log(1 + exp(x)) - x.
+    if pos_weight is None:
+        loss = softplus_node(a) - a * t
+    else:
+        positive = expand_to(beside(where, a, "pos_weight", pos_weight), a.shape)
+        loss = (1.0 - t) * a + (1.0 + (positive - 1.0) * t) * softplus_node(-a)
+    if weight is not None:
+        loss = loss * expand_to(beside(where, a, "weight", weight), a.shape)
+    return _reduce(where, loss, reduction)
+
+
+def _logits(where: str, name: str, x: Tensor) -> Node:
+    node = floating(where, x, name)
+    if node.ndim < 2:
+        raise ValueError(f"{where}: expected {name} of shape (N, C, ...), got {node.shape}.")
+    return node
+
+
+def _nll(
+    where: str,
+    log_p: Node,
+    labels: Tensor,
+    weight: Tensor | None,
+    reduction: str,
+    smoothing: float,
+    ignore_index: int | None,
+) -> Tensor:
+    reduction_of(where, reduction)
+    classes = log_p.shape[1]
+    cost, share = -log_p, None
+    if weight is not None:
+        w = beside(where, log_p, "weight", weight, (classes,))
+        share = _along_classes(w, log_p)
+        cost = cost * share
+    target = _labels(where, labels, log_p)
+    if target.dtype.is_floating:
+        loss = _over_classes(target * cost)
+    else:
+        picked = ops.equal(
+            ops.expand(_with_classes(target), shape=log_p.shape),
+            _along_classes(ops.iota(classes, target.dtype, target.device), log_p),
+        )
+        loss = _over_classes(ops.where(picked, cost, zeros_like(cost)))
+    if smoothing:
+        loss = loss * (1 - smoothing) + _over_classes(cost) * (smoothing / classes)
+    if target.dtype.is_floating:
+        return _reduce(where, loss, reduction)
+    if not _checked(where, target, classes, ignore_index):
+        loss = ops.where(_in_range(target, classes, ignore_index), loss, like(math.nan, loss))
+    if ignore_index is not None:
+        ignored = ops.equal(target, like(ignore_index, target))
+        loss = ops.where(ignored, zeros_like(loss), loss)
+    if reduction != "mean" or (share is None and ignore_index is None):
+        return _reduce(where, loss, reduction)
+    one = share if share is not None else like(1.0, log_p)
+    counted = _over_classes(ops.where(picked, one, zeros_like(one)))
+    if ignore_index is not None:
+        counted = ops.where(ignored, zeros_like(counted), counted)
+    every = tuple(range(loss.ndim))
+    return wrap(drop_axes(ops.sum_(loss, axes=every) / ops.sum_(counted, axes=every), every))
+
+
+def _labels(where: str, labels: Tensor, log_p: Node) -> Node:
+    """The node of the labels: integers of shape (N, ...), or probabilities like log_p."""
+    target = node_of(where, labels)
+    expected = (log_p.shape[0], *log_p.shape[2:])
+    if target.dtype.is_floating:
+        return beside(where, log_p, "labels, if they are probabilities,", labels, log_p.shape)
+    if target.dtype.kind == "bool":
+        raise TypeError(f"{where}: expected integer labels, got bool. Use astype(int64).")
+    if target.shape != expected:
+        raise ValueError(
+            f"{where}: expected labels of shape {expected} for logits {log_p.shape}, "
+            f"got {target.shape}."
+        )
+    return as_type(target, int64)
+
+
+def _checked(where: str, target: Node, classes: int, ignore_index: int | None) -> bool:
+    """Whether the labels could be looked at now; raises ValueError for one out of range.
+
+    They can be if they are stored on the CPU, or are made of such by ops of one input.
+    """
+    source = target
+    while source.storage is None and len(source.inputs) == 1:
+        source = source.inputs[0]
+    if source.storage is None or target.device.type != "cpu" or execution.capturing():
+        return False
+    execution.compute([target])
+    nbytes = target.size * target.dtype.itemsize
+    values = backend_of(target.device).to_bytes(target.storage, nbytes).cast(target.dtype.format)
+    if not target.size or (min(values) >= 0 and max(values) < classes):
+        return True
+    for position, value in enumerate(values):
+        if not 0 <= value < classes and value != ignore_index:
+            index = _unravelled(position, target.shape)
+            raise ValueError(
+                f"{where}: expected labels in 0..{classes - 1} for {classes} classes, got {value} "
+                f"at position {index}. Check the last layer's width, or pass ignore_index."
+            )
+    return True
+
+
+def _in_range(target: Node, classes: int, ignore_index: int | None) -> Node:
+    inside = ops.bitwise_and(
+        ops.less_equal(zeros_like(target), target), ops.less(target, like(classes, target))
+    )
+    if ignore_index is None:
+        return inside
+    return ops.bitwise_or(inside, ops.equal(target, like(ignore_index, target)))
+
+
+def _unravelled(position: int, shape: tuple[int, ...]) -> int | tuple[int, ...]:
+    index = []
+    for n in reversed(shape):
+        position, i = divmod(position, n)
+        index.append(i)
+    return index[0] if len(index) == 1 else tuple(reversed(index))
+
+
+def _over_classes(x: Node) -> Node:
+    return drop_axes(ops.sum_(x, axes=(1,)), (1,))
+
+
+def _with_classes(target: Node) -> Node:
+    return ops.reshape(target, shape=(target.shape[0], 1, *target.shape[1:]))
+
+
+def _along_classes(x: Node, log_p: Node) -> Node:
+    """A (C,) node broadcast to (N, C, ...)."""
+    row = ops.reshape(x, shape=(1, x.size, *(1,) * (log_p.ndim - 2)))
+    return ops.expand(row, shape=log_p.shape)
+
+
+def _reduce(where: str, loss: Node, reduction: str) -> Tensor:
+    reduction_of(where, reduction)
+    if reduction == "none":
+        return wrap(loss)
+    every = tuple(range(loss.ndim))
+    total = drop_axes(ops.sum_(loss, axes=every), every)
+    return wrap(total if reduction == "sum" else total / loss.size)

@@ -1,0 +1,519 @@
+"""Tensor: a handle on a lazy value, with the array functions as methods and operators.
+
+Nothing is computed until a value is looked at. Values never change: in-place operators and
+`x[i] = v` make this handle name a new value, and whoever shares the old one keeps it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from minigrad import functions as f
+from minigrad import handle
+from minigrad.device import Device, as_device, backend_of
+from minigrad.dtype import DType
+from minigrad.functions.arguments import as_type, constant, node_of, number
+from minigrad.graph import Number, Shape, leaf
+from minigrad.handle import Handle, no_grad, nodes_of, wrap
+from minigrad.ops.control import stop_gradient, variable
+
+if TYPE_CHECKING:
+    from minigrad.functions.arguments import Operand
+
+__all__ = ["Tensor", "no_grad", "nodes_of", "wrap"]
+
+
+class Tensor(Handle):
+    """An array on a device whose value may not have been computed yet.
+
+    Make one with `minigrad.tensor`, `asarray`, `zeros`, ...; ops on Tensors give Tensors.
+    """
+
+    __slots__ = ()
+    __array_ufunc__ = None  # NumPy leaves `array + tensor` to the tensor
+    __hash__ = object.__hash__  # by identity, since == is elementwise
+
+    # What is known without computing
+
+    @property
+    def shape(self) -> Shape:
+        """The extents of the axes."""
+        return self._node.shape
+
+    @property
+    def dtype(self) -> DType:
+        """The type of the elements."""
+        return self._node.dtype
+
+    @property
+    def device(self) -> Device:
+        """Where the values are, or will be."""
+        return self._node.device
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self._node.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self._node.shape)
+
+    def numel(self) -> int:
+        """The number of elements."""
+        return math.prod(self._node.shape)
+
+    @property
+    def T(self) -> Tensor:
+        """A matrix transposed."""
+        if self.ndim != 2:
+            raise ValueError(
+                f"T: expected 2 axes, got shape {self.shape}. Use .mT for the last two, or "
+                "permute_dims()."
+            )
+        return f.matrix_transpose(self)
+
+    @property
+    def mT(self) -> Tensor:
+        """The last two axes swapped."""
+        return f.matrix_transpose(self)
+
+    def __len__(self) -> int:
+        """The extent of the first axis."""
+        if not self._node.shape:
+            raise TypeError("len: expected at least 1 axis, got a tensor of shape ().")
+        return self._node.shape[0]
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        """The module that holds the Array API's functions."""
+        import minigrad
+
+        return minigrad
+
+    # Derivatives
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether `backward` sends a gradient here."""
+        return self._node.needs_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.requires_grad_(value)
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether derivatives are taken at this tensor, so that `backward` fills its `.grad`."""
+        return self._is_leaf
+
+    def requires_grad_(self, value: bool = True) -> Tensor:
+        """Make this tensor a point at which derivatives are taken, or a constant."""
+        if value and not self._is_leaf:
+            self._become_leaf()
+        elif not value:
+            self._node.owner = None
+            self._is_leaf = False
+            if self._node.needs_grad:
+                self._bind(stop_gradient(self._node))
+        return self
+
+    def detach(self) -> Tensor:
+        """The same values, as a constant of differentiation."""
+        return wrap(stop_gradient(self._node))
+
+    def clone(self) -> Tensor:
+        """Another handle on the same values."""
+        return f.positive(self)
+
+    def backward(self, gradient: Tensor | None = None, create_graph: bool = False) -> None:
+        """Add d self / d leaf to the `.grad` of every leaf that requires a gradient.
+
+        Args:
+            gradient: the cotangent, of self's shape; may be left out when self is one element.
+            create_graph: keep the gradients differentiable.
+        """
+        from minigrad.differentiate import backward
+
+        backward(self, gradient, create_graph)
+
+    def assign(self, value: Tensor | Number) -> Tensor:
+        """Make this handle name `value` from now on, cut from the gradient: how parameters change.
+
+        A tensor that requires a gradient still does, at its new value. The shape stays; a Python
+        number fills it.
+
+        Raises:
+            ValueError: `value` has another shape or device.
+            TypeError: it has another dtype.
+        """
+        old = self._node
+        if isinstance(value, Handle):
+            new = stop_gradient(value._node)
+            if new.shape != old.shape:
+                raise ValueError(
+                    f"assign: expected shape {old.shape}, got {new.shape}. Broadcast or reshape it."
+                )
+            if new.dtype is not old.dtype:
+                raise TypeError(
+                    f"assign: expected {old.dtype.name}, got {new.dtype.name}. Use astype()."
+                )
+            if new.device != old.device:
+                raise ValueError(
+                    f"assign: expected device {old.device}, got {new.device}. Use to()."
+                )
+        else:
+            new = constant("assign", number("assign", value), old.dtype, old.device, old.shape)
+        self._bind(variable(new) if self._is_leaf else new)
+        return self
+
+    def _update(self, where: str, value: Tensor) -> Tensor:
+        """What `x += y` does: assign to a leaf; elsewhere name the new value, gradient and all."""
+        if value.shape != self.shape:
+            raise ValueError(
+                f"{where}: expected a value that broadcasts to {self.shape}, got {value.shape}."
+            )
+        if value.dtype is not self.dtype:
+            raise TypeError(
+                f"{where}: expected a result of {self.dtype.name}, got {value.dtype.name}. "
+                "Write x = x ... y, or use astype()."
+            )
+        if self._is_leaf:
+            return self.assign(value)
+        self._bind(value._node)
+        return self
+
+    # Values: everything here computes
+
+    def _values(self) -> memoryview:
+        """The elements in row-major order as bytes in the host's memory."""
+        from minigrad import execution
+
+        node = self._node
+        execution.compute([node])
+        return backend_of(node.device).to_bytes(node.storage, node.size * node.dtype.itemsize)
+
+    def tolist(self) -> Any:
+        """The values as nested lists of Python numbers; a number for shape ()."""
+        shape = self._node.shape
+        if 0 in shape:
+            return _empty_list(shape)
+        return self._values().cast(self._node.dtype.format, shape).tolist()  # type: ignore[call-overload]
+
+    def item(self) -> Number:
+        """The one element, as a Python number."""
+        return self._one("item", ValueError)
+
+    def _one(self, where: str, error: type[Exception]) -> Number:
+        if self.size != 1:
+            raise error(
+                f"{where}: expected a tensor of one element, got shape {self.shape}. "
+                "Use tolist(), an index, or a reduction."
+            )
+        return self._values().cast(self._node.dtype.format)[0]  # type: ignore[call-overload]
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(
+                f"bool: expected a tensor of one element, got shape {self.shape}. "
+                "Use .any() or .all()."
+            )
+        return bool(self._one("bool", ValueError))
+
+    def __int__(self) -> int:
+        return int(self._one("int", TypeError))
+
+    def __float__(self) -> float:
+        return float(self._one("float", TypeError))
+
+    def __complex__(self) -> complex:
+        return complex(self._one("complex", TypeError))
+
+    def __index__(self) -> int:
+        if self._node.dtype.kind not in ("int", "uint"):
+            raise TypeError(f"index: expected an integer dtype, got {self._node.dtype.name}.")
+        return int(self._one("index", TypeError))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self._node.shape:
+            raise TypeError("iter: expected at least 1 axis, got a tensor of shape ().")
+        return iter(f.unstack(self))
+
+    def __contains__(self, value: Operand) -> bool:
+        return bool(f.any(f.equal(self, value)))
+
+    def __repr__(self) -> str:
+        from minigrad.formatting import describe
+
+        return describe(self)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec and self.size == 1 else format(repr(self), spec)
+
+    # Devices and other libraries
+
+    def to(self, device: Device | str) -> Tensor:
+        """The values on `device`; self when they are there already."""
+        target = as_device(device, "to")
+        node = self._node
+        if target == node.device:
+            return self
+        backend = backend_of(target)
+        storage = backend.from_bytes(self._values())
+        moved = wrap(leaf(storage, node.shape, node.dtype, target))
+        return moved.requires_grad_() if self._is_leaf else moved
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """The values for NumPy: shared, and read-only since values never change."""
+        from minigrad.interchange import array_interface
+
+        return array_interface(self)
+
+    def __buffer__(self, flags: int) -> memoryview:
+        """The values through the buffer protocol (Python 3.12+): shared and read-only."""
+        view = self._values().toreadonly()
+        return view if 0 in self.shape else view.cast(self.dtype.format, self.shape)  # type: ignore[call-overload]
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """A DLPack capsule that shares the values."""
+        from minigrad.interchange import to_dlpack
+
+        return to_dlpack(self, **options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """DLPack's (device type, index)."""
+        from minigrad.interchange import dlpack_device
+
+        return dlpack_device(self.device)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("pickle: expected no Tensor, got one. Use minigrad.save(), or tolist().")
+
+    def __copy__(self) -> Tensor:
+        return self.__deepcopy__({})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        copy = object.__new__(type(self))
+        Tensor.__init__(copy, stop_gradient(self._node), requires_grad=self._is_leaf)
+        for name, value in getattr(self, "__dict__", {}).items():
+            object.__setattr__(copy, name, value)
+        memo[id(self)] = copy
+        return copy
+
+    # Indexing
+
+    def __getitem__(self, index: Any) -> Tensor:
+        from minigrad.indexing import read
+
+        return wrap(read(node_of("index", self), index))
+
+    def __setitem__(self, index: Any, value: Operand) -> None:
+        from minigrad.indexing import written
+
+        x = node_of("index", self)
+        if isinstance(value, Handle):
+            v = as_type(node_of("index", value), x.dtype)
+        else:
+            v = constant("index", number("index", value), x.dtype, x.device, ())
+        self._update("index", wrap(written(x, index, v)))
+
+    # The array functions
+
+    abs = f.abs
+    add = f.add
+    all = f.all
+    any = f.any
+    argmax = f.argmax
+    argmin = f.argmin
+    astype = f.astype
+    bitwise_and = f.bitwise_and
+    bitwise_invert = f.bitwise_invert
+    bitwise_or = f.bitwise_or
+    bitwise_xor = f.bitwise_xor
+    broadcast_to = f.broadcast_to
+    ceil = f.ceil
+    clip = f.clip
+    cos = f.cos
+    cosh = f.cosh
+    diagonal = f.diagonal
+    divide = f.divide
+    equal = f.equal
+    erf = f.erf
+    exp = f.exp
+    expand_dims = f.expand_dims
+    expm1 = f.expm1
+    flatten = f.flatten
+    flip = f.flip
+    floor = f.floor
+    floor_divide = f.floor_divide
+    greater = f.greater
+    greater_equal = f.greater_equal
+    isfinite = f.isfinite
+    isinf = f.isinf
+    isnan = f.isnan
+    less = f.less
+    less_equal = f.less_equal
+    log = f.log
+    log10 = f.log10
+    log1p = f.log1p
+    log2 = f.log2
+    logaddexp = f.logaddexp
+    logical_and = f.logical_and
+    logical_not = f.logical_not
+    logical_or = f.logical_or
+    logical_xor = f.logical_xor
+    logsumexp = f.logsumexp
+    matmul = f.matmul
+    matrix_transpose = f.matrix_transpose
+    max = f.max
+    maximum = f.maximum
+    mean = f.mean
+    min = f.min
+    minimum = f.minimum
+    moveaxis = f.moveaxis
+    multiply = f.multiply
+    negative = f.negative
+    not_equal = f.not_equal
+    one_hot = f.one_hot
+    outer = f.outer
+    permute_dims = f.permute_dims
+    positive = f.positive
+    pow = f.pow
+    prod = f.prod
+    reciprocal = f.reciprocal
+    remainder = f.remainder
+    repeat = f.repeat
+    reshape = f.reshape
+    roll = f.roll
+    round = f.round
+    rsqrt = f.rsqrt
+    sign = f.sign
+    sin = f.sin
+    sinh = f.sinh
+    split = f.split
+    sqrt = f.sqrt
+    square = f.square
+    squeeze = f.squeeze
+    std = f.std
+    subtract = f.subtract
+    sum = f.sum
+    take = f.take
+    take_along_axis = f.take_along_axis
+    tan = f.tan
+    tanh = f.tanh
+    tensordot = f.tensordot
+    tile = f.tile
+    trace = f.trace
+    tril = f.tril
+    triu = f.triu
+    trunc = f.trunc
+    unstack = f.unstack
+    var = f.var
+    vecdot = f.vecdot
+
+    # Operators
+
+    __abs__ = f.abs
+    __add__ = f.add
+    __and__ = f.bitwise_and
+    __floordiv__ = f.floor_divide
+    __ge__ = f.greater_equal
+    __gt__ = f.greater
+    __invert__ = f.bitwise_invert
+    __le__ = f.less_equal
+    __lt__ = f.less
+    __matmul__ = f.matmul
+    __mod__ = f.remainder
+    __mul__ = f.multiply
+    __neg__ = f.negative
+    __or__ = f.bitwise_or
+    __pos__ = f.positive
+    __pow__ = f.pow
+    __sub__ = f.subtract
+    __truediv__ = f.divide
+    __xor__ = f.bitwise_xor
+
+    def __eq__(self, other: object) -> Any:
+        """Elementwise; with what is neither a tensor nor a number, Python's default: not equal."""
+        return f.equal(self, other) if _comparable(other) else NotImplemented  # type: ignore[arg-type]
+
+    def __ne__(self, other: object) -> Any:
+        return f.not_equal(self, other) if _comparable(other) else NotImplemented  # type: ignore[arg-type]
+
+    def __radd__(self, other: Number) -> Tensor:
+        return f.add(other, self)
+
+    def __rsub__(self, other: Number) -> Tensor:
+        return f.subtract(other, self)
+
+    def __rmul__(self, other: Number) -> Tensor:
+        return f.multiply(other, self)
+
+    def __rtruediv__(self, other: Number) -> Tensor:
+        return f.divide(other, self)
+
+    def __rfloordiv__(self, other: Number) -> Tensor:
+        return f.floor_divide(other, self)
+
+    def __rmod__(self, other: Number) -> Tensor:
+        return f.remainder(other, self)
+
+    def __rpow__(self, other: Number) -> Tensor:
+        return f.pow(other, self)
+
+    def __rand__(self, other: Number) -> Tensor:
+        return f.bitwise_and(other, self)
+
+    def __ror__(self, other: Number) -> Tensor:
+        return f.bitwise_or(other, self)
+
+    def __rxor__(self, other: Number) -> Tensor:
+        return f.bitwise_xor(other, self)
+
+    def __iadd__(self, other: Operand) -> Tensor:
+        return self._update("+=", f.add(self, other))
+
+    def __isub__(self, other: Operand) -> Tensor:
+        return self._update("-=", f.subtract(self, other))
+
+    def __imul__(self, other: Operand) -> Tensor:
+        return self._update("*=", f.multiply(self, other))
+
+    def __itruediv__(self, other: Operand) -> Tensor:
+        return self._update("/=", f.divide(self, other))
+
+    def __ifloordiv__(self, other: Operand) -> Tensor:
+        return self._update("//=", f.floor_divide(self, other))
+
+    def __imod__(self, other: Operand) -> Tensor:
+        return self._update("%=", f.remainder(self, other))
+
+    def __ipow__(self, other: Operand) -> Tensor:
+        return self._update("**=", f.pow(self, other))
+
+    def __iand__(self, other: Operand) -> Tensor:
+        return self._update("&=", f.bitwise_and(self, other))
+
+    def __ior__(self, other: Operand) -> Tensor:
+        return self._update("|=", f.bitwise_or(self, other))
+
+    def __ixor__(self, other: Operand) -> Tensor:
+        return self._update("^=", f.bitwise_xor(self, other))
+
+
+handle.tensor_class = Tensor
+
+
+def _comparable(other: object) -> bool:
+    import numbers
+
+    return isinstance(other, (Handle, numbers.Real))
+
+
+def _empty_list(shape: Shape) -> Any:
+    if not shape or shape[0] == 0:
+        return []
+    return [_empty_list(shape[1:]) for _ in range(shape[0])]

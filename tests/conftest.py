@@ -1,0 +1,67 @@
+"""Fixtures that every test shares: devices, and a guard against leaked modes."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from minigrad import device as devices
+from minigrad import execution, graph, handle
+from minigrad.config import config
+from minigrad.device import Device, as_device
+
+# Random programs are compiled, so an example can take seconds on a cold cache: no deadline. The same
+# examples every time, so that a failure of the suite is a failure of the change.
+settings.register_profile(
+    "default", max_examples=25, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)  # fmt: skip
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=500, derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: Any) -> Device:
+    """Each kind of device that this machine can use."""
+    reason = devices.devices()[request.param]
+    if reason != "usable":
+        pytest.skip(f"{request.param}: {reason}")
+    return as_device(request.param)
+
+
+def _modes() -> dict[str, Any]:
+    """Everything process-wide that a test could leave changed."""
+    return {
+        "no_grad": handle.grad_enabled,
+        "default device": devices.default_device(),
+        "eager, or another hook on graph building": graph.on_build,
+        "hook on assignment": handle.on_assign,
+        "what computes": execution.compute,
+        "site of new nodes": graph._current_site,
+        "config": copy.copy(config),
+        "primitives": list(graph.PRIMITIVES),
+    }
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_modes() -> Iterator[None]:
+    """Fail the test that leaves a mode or flag as others do not expect it, and put it back."""
+    before = _modes()
+    yield
+    after = _modes()
+    changed = [name for name in before if after[name] != before[name]]
+    handle.grad_enabled = before["no_grad"]
+    devices._default = before["default device"]
+    graph.on_build = before["eager, or another hook on graph building"]
+    handle.on_assign = before["hook on assignment"]
+    execution.compute = before["what computes"]
+    graph._current_site = before["site of new nodes"]
+    config.__dict__.update(before["config"].__dict__)
+    for name in set(graph.PRIMITIVES) - set(before["primitives"]):
+        del graph.PRIMITIVES[name]
+    assert not changed, f"this test leaked: {', '.join(changed)}"
