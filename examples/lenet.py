@@ -22,6 +22,7 @@ import layers
 import minigrad as mg
 from minigrad.data import (
     CIFAR10,
+    Compose,
     DataLoader,
     Digits,
     ImageDataset,
@@ -40,8 +41,8 @@ class Recipe:
     train: ImageDataset
     validation: ImageDataset
     test: ImageDataset
-    transform: list
-    plain: list  # the transform without augmentation
+    transform: Compose | Normalize
+    plain: Normalize  # the transform without augmentation
     epochs: int
     batch_size: int
 
@@ -72,17 +73,17 @@ def digits(epochs: int | None) -> Recipe:
     normalize = Normalize([0.305], [0.376])
     train, validation = split(Digits(train=True, size=32), 0.15)
     return Recipe(
-        train, validation, Digits(train=False, size=32), [normalize], [normalize], epochs or 10, 32
+        train, validation, Digits(train=False, size=32), normalize, normalize, epochs or 10, 32
     )
 
 
 def cifar10(root: str, download: bool, epochs: int | None) -> Recipe:
     """CIFAR-10 with crop and flip; 2000 training images are kept for validation."""
     normalize = Normalize([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])
-    augmented = [RandomCrop(32, padding=4), RandomHorizontalFlip(), normalize]
+    augmented = Compose([RandomCrop(32, padding=4), RandomHorizontalFlip(), normalize])
     train, validation = split(CIFAR10(root, train=True, download=download), 0.04)
     test = CIFAR10(root, train=False)
-    return Recipe(train, validation, test, augmented, [normalize], epochs or 30, 128)
+    return Recipe(train, validation, test, augmented, normalize, epochs or 30, 128)
 
 
 def split(dataset: ImageDataset, fraction: float) -> tuple[ImageDataset, ImageDataset]:

@@ -20,7 +20,7 @@ from minigrad import ops
 from minigrad.device import Device, backend_of
 from minigrad.dtype import bool_, int32, int64
 from minigrad.functions.arguments import as_type, broadcast_shape, expand_to
-from minigrad.functions.gathering import linear, wrapped
+from minigrad.functions.gathering import linear
 from minigrad.graph import Node, Shape, const, leaf
 from minigrad.handle import Handle
 
@@ -29,7 +29,7 @@ _EVERYTHING = slice(None)
 
 @dataclass
 class _Gather:
-    """An int64 index tensor for one axis. `is_safe`: known to lie in 0..extent - 1."""
+    """An int64 index tensor for one axis. `is_safe`: in 0..extent - 1 for sure; others may be negative."""
 
     index: Node
     is_safe: bool
@@ -95,7 +95,7 @@ def _resolve(x: Node, index: Any) -> tuple[Node, list[Any]]:
         if isinstance(item, Node) and item.dtype is bool_:
             x, item = _selected(x, axis, item)
         elif isinstance(item, Node):
-            item = _Gather(wrapped(as_type(item, int64), x.shape[axis]), is_safe=False)
+            item = _Gather(as_type(item, int64), is_safe=False)
         elif isinstance(item, list):
             item = _listed(item, axis, x)
         elif isinstance(item, int):

@@ -96,7 +96,8 @@ def _from_array_interface(
         node = _from_buffer(where, view.cast("B") if view.nbytes else view, copy)
         return leaf(node.storage, shape, dtype, cpu)
     strides = interface.get("strides")
-    return from_memory(where, data[0], shape, strides, dtype, obj, copy)
+    address = int(data[0])
+    return from_memory(where, address, shape, strides, dtype, obj, copy)
 
 
 def from_memory(

@@ -272,22 +272,26 @@ def _concat(node: Node, *inputs: Values) -> Values:
     return out
 
 
-def _take(node: Node, x: Values, indices: Values) -> Values:
-    axis, shape = node.attrs["axis"], node.inputs[0].shape
+def _places(name: str, indices: Values, extent: int) -> Values:
+    """Indices counted from the start; negative ones count from the end."""
     for k in indices:
-        if not 0 <= k < shape[axis]:
-            raise IndexError(f"take: expected indices in 0..{shape[axis] - 1}, got {k}.")
+        if not -extent <= k < extent:
+            raise IndexError(f"{name}: expected indices in [-{extent}, {extent}), got {k}.")
+    return [k + extent if k < 0 else k for k in indices]
+
+
+def _take(node: Node, x: Values, indices: Values) -> Values:
+    axis = node.attrs["axis"]
+    indices = _places("take", indices, node.inputs[0].shape[axis])
     return _gather(node, x, lambda i: (*i[:axis], indices[i[axis]], *i[axis + 1 :]))
 
 
 def _scatter_add(node: Node, indices: Values, updates: Values) -> Values:
     axis, size = node.attrs["axis"], node.attrs["size"]
     parts: list[Values] = [[] for _ in range(node.size)]
+    indices = _places("scatter_add", indices, size)
     for value, i in zip(updates, positions(node.inputs[1].shape), strict=True):
-        k = indices[i[axis]]
-        if not 0 <= k < size:
-            raise IndexError(f"scatter_add: expected indices in 0..{size - 1}, got {k}.")
-        parts[flat((*i[:axis], k, *i[axis + 1 :]), node.shape)].append(value)
+        parts[flat((*i[:axis], indices[i[axis]], *i[axis + 1 :]), node.shape)].append(value)
     return [_sum(p) for p in parts]
 
 

@@ -96,7 +96,7 @@ class Case:
         return [[[data[p] for p in row] for row in matrix] for matrix in self.places(operand)]
 
     def expected(self, add=sum):
-        batch, m, n, k = self.sizes
+        _, _, n, k = self.sizes
         result = []
         for a, b in zip(self.matrices(0), self.matrices(1), strict=True):
             columns = list(zip(*b, strict=True)) if k else [()] * n
@@ -176,8 +176,10 @@ def test_every_plan_gives_the_same_answer(monkeypatch, dtype, layouts):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("layouts", [("dense", "dense"), ("dense", "transposed"),
-                                     ("transposed", "dense"), ("column gaps", "reversed")])  # fmt: skip
+@pytest.mark.parametrize(
+    "layouts",
+    [("dense",) * 2, ("dense", "transposed"), ("transposed", "dense"), ("column gaps", "reversed")],
+)
 def test_packing_and_blocks(dtype, layouts):
     check_packing(dtype, layouts)
 

@@ -9,12 +9,14 @@ SLACK = 1024  # readable bytes past every array's end, which vector kernels rely
 
 
 def lifetimes(program: Program) -> dict[int, tuple[int, int]]:
-    """For each slot, the first and the last launch that uses it."""
+    """For each slot, the first and the last launch that uses it; a status lives throughout."""
     spans: dict[int, tuple[int, int]] = {}
     for i, launch in enumerate(program.launches):
         for word in launch.args:
             if isinstance(word, Pointer):
                 spans[word.slot] = (spans.get(word.slot, (i, i))[0], i)
+    for slot, _ in program.checks:  # cleared before the first launch, read after the last
+        spans[slot] = (0, len(program.launches))
     return spans
 
 

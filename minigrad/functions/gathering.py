@@ -1,6 +1,7 @@
-"""Reading at computed places. Negative indices count from the end; others out of range raise
-IndexError when the values are computed.
-"""  # noqa: D205
+"""Reading at computed places.
+
+Negative indices count from the end; those out of range raise IndexError when values are computed.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ def take(x: Tensor, indices: Tensor, axis: int | None = None) -> Tensor:
     if axis is None:
         node, axis = ops.reshape(node, shape=(node.size,)), 0
     a = one_axis("take", axis, node.ndim)
-    taken = ops.take(node, _flat(wrapped(index, node.shape[a])), axis=a)
+    taken = ops.take(node, _flat(index), axis=a)
     return wrap(ops.reshape(taken, shape=(*node.shape[:a], *index.shape, *node.shape[a + 1 :])))
 
 
@@ -83,11 +84,6 @@ def _flat(x: Node) -> Node:
     return ops.reshape(x, shape=(x.size,))
 
 
-def wrapped(index: Node, extent: int) -> Node:
-    """Negative int64 indices counted from the end; what is out of range stays so."""
-    return ops.where(ops.less(index, like(0, index)), index + extent, index)
-
-
 def linear(places: list[Node], extents: tuple[int, ...], checked: tuple[int, ...]) -> Node:
     """Row-major positions from one int64 index per axis, all of one shape.
 
@@ -103,10 +99,9 @@ def linear(places: list[Node], extents: tuple[int, ...], checked: tuple[int, ...
     for axis, (index, n) in enumerate(zip(places, extents, strict=True)):
         step = step // n if n else 0
         if axis in checked:
-            index = wrapped(index, n)
-            inside = ops.bitwise_and(
-                ops.less_equal(like(0, index), index), ops.less(index, like(n, index))
-            )
+            zero = like(0, index)
+            index = ops.where(ops.less(index, zero), index + n, index)
+            inside = ops.bitwise_and(ops.less_equal(zero, index), ops.less(index, like(n, index)))
             valid = inside if valid is None else ops.bitwise_and(valid, inside)
         term = index * step
         position = term if position is None else position + term

@@ -1,4 +1,7 @@
-"""Reading and adding at computed places. Out-of-range indices raise IndexError when computed."""
+"""Reading and adding at computed places. Negative indices count from the end.
+
+Out-of-range ones raise IndexError when the values are computed.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Matrix products on the CPU: which kernel, in which orientation, cut into which units.
 
-Every product has several ways to be computed (tiles, rows or dot products; as it stands or with the
-roles of the factors swapped; split over rows, columns, batch or depth). `dot` estimates the cycles of
-each and lowers the cheapest. The constants are measurements on two AVX-512 cores.
+A product can be computed by tiles, by rows or by dot products; as it stands or with the factors'
+roles swapped; split over its rows, columns, batch or depth. `dot` estimates the cycles of each way
+and lowers the cheapest. The constants were measured on two AVX-512 cores.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ ROW_BLOCK = 2048  # rows of packed A that one unit may hold
 SUMS_BLOCK = 2048  # sums that the kernel for few rows keeps in the first cache
 
 PARALLEL_CYCLES = 8000  # entering and leaving a parallel region
-UNIT_CYCLES = 100
-TILE_CYCLES = 40
+UNIT_CYCLES = 100  # finding a unit's place in the grid
+TILE_CYCLES = 40  # clearing the sums of a tile and storing them
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Plan:
 def dot(program: Program, a: Operand, b: Operand, out: Operand) -> None:
     """Append the launches of out = a @ b.
 
-    Shapes: a (B, M, K), b (B, K, N) -> out (B, M, N), each strided in any way (0 and negative strides
-    included); out must not overlap itself or an input. An empty sum (K == 0) is 0.
+    Shapes: a (B, M, K), b (B, K, N) -> out (B, M, N). Strides may be any, 0 and negative included,
+    but out must not overlap itself or an input. An empty sum (K == 0) is 0.
     Precision: floats are summed in blocks of 256 products, then block by block; integers wrap.
     Raises: ValueError for shapes that do not fit, TypeError for unequal or boolean dtypes.
     """
@@ -287,7 +287,7 @@ def _wrapping_plans(product: Product) -> Iterator[Plan]:
 
 
 def _balanced(extent: int, limit: int) -> int:
-    """The block size that cuts `extent` evenly into as few blocks of at most `limit` as possible."""
+    """The size of even blocks, as few as possible of at most `limit`, that make up `extent`."""
     return max(1, ceil(extent / max(1, ceil(extent / limit))))
 
 

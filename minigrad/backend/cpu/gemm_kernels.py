@@ -1,7 +1,7 @@
 """Sources of the matrix-product kernels, and the register tile they share.
 
-Every kernel computes C[z] (rows, columns) = A[z] (rows, depth) @ B[z] (depth, columns) for z < batch.
-The work is a grid of units: batch x depth_groups x row_groups x column_groups. Task t of `tasks` does
+Each computes C[z] (rows, columns) = A[z] (rows, depth) @ B[z] (depth, columns) for z < batch. The
+work is a grid of units: batch x depth_groups x row_groups x column_groups. Task t of `tasks` does
 the units [units*t/tasks, units*(t+1)/tasks) and owns the scratch at scratch + t*scratch_bytes. Each
 depth group writes its own partial result, c_part bytes apart.
 """
@@ -144,7 +144,8 @@ def pack(to, width, source, step, depth_step, valid, depth):
     else:
         for i in range(valid):
             for q in range(depth):
-                store_$T(to + q * row + i * $SIZE, 0, load_$T(source + i * step + q * depth_step, 0))
+                value = load_$T(source + i * step + q * depth_step, 0)
+                store_$T(to + q * row + i * $SIZE, 0, value)
 
 """
 
@@ -186,8 +187,8 @@ _CALL = (
     " left, m - i, q)"
 )
 
-# For a few rows: one pass over B in memory order, four of its rows at a time. Each block of the depth
-# is summed apart, and added to the totals.
+# For a few rows: one pass over B in memory order, four of its rows at a time. Each block of the
+# depth is summed apart, and added to the totals.
 _ROWS_UNIT = """
 for jb in range(0, n, column_block):
     width = min(column_block, n - jb)

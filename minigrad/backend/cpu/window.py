@@ -54,15 +54,14 @@ def window_sum(
     # Columns of the output `phases` apart see x's columns `every` apart through the same taps.
     shared = gcd(stride[1], input_dilation[1])
     phases, every = input_dilation[1] // shared, stride[1] // shared
-    taps, ends = [], []
+    firsts, ends, masks = [], [], []
     for phase in range(phases):
+        spaced = [phase * stride[1] + j * dilation[1] - padding[1][0] for j in range(size[1])]
+        columns = [c // input_dilation[1] for c in spaced if c % input_dilation[1] == 0]
+        firsts += [c * x.strides[3] for c in columns]
+        ends.append(len(firsts))
         count = -(-(out.shape[3] - phase) // phases)
-        for j in range(size[1]):
-            dilated = phase * stride[1] + j * dilation[1] - padding[1][0]
-            first, between = divmod(dilated, input_dilation[1])
-            if not between:
-                taps += _tap(x, first, every, count)
-        ends.append(len(taps) // 3)
+        masks += _masks(columns, every, x.shape[3], count, kernels.lanes_of(x, out))
     load = _load(x, every)
     sizes = _sizes(x, out, size, stride, padding, dilation, every) | {
         "taps_w": ends[-1],
@@ -72,7 +71,7 @@ def window_sum(
     rows = prod(out.shape[:3])
     work = out.size * prod(size)
     body = kernels.window_sum(load)
-    _launch(program, f"window_sum_{load}", operands, sizes, (*taps, *ends), body, rows, work)
+    _launch(program, f"window_sum_{load}", operands, sizes, (*firsts, *ends, *masks), body, rows, work)
 
 
 def window_max(
@@ -96,7 +95,7 @@ def window_max(
         return
     load = _load(x, stride[1])
     sizes = _sizes(x, out, size, stride, padding, dilation, stride[1])
-    taps = _taps(x, out, size, stride, padding, dilation)
+    taps = _taps(operands, x, out, size, stride, padding, dilation)
     rows, work = prod(out.shape[:3]), out.size * prod(size)
     lowest = {"LOWEST": _LOWEST.get(x.dtype.name, 'float("-inf")')}
     body = kernels.window_max(load)
@@ -127,8 +126,7 @@ def window_select(
     load = _load(x, stride[1])
     sizes = _sizes(x, out, size, stride, padding, dilation, stride[1])
     sizes |= {"row_step": u.strides[2], "column_step": u.strides[3] * stride[1]}
-    taps = _taps(x, out, size, stride, padding, dilation)
-    taps += _places(u, size, padding, dilation)
+    taps = _taps(operands, u, out, size, stride, padding, dilation)
     name, constants = _index(x, u)
     rows, work = prod(out.shape[:3]), 2 * out.size * prod(size)
     body = kernels.window_select(load)
@@ -162,8 +160,7 @@ def window_scatter(
     load = _load(x, stride[1])
     sizes = _sizes(x, g, size, stride, padding, dilation, stride[1])
     sizes |= {"row_step": out.strides[2], "column_step": out.strides[3] * stride[1]}
-    taps = _taps(x, g, size, stride, padding, dilation)
-    taps += _places(out, size, padding, dilation)
+    taps = _taps(operands, out, g, size, stride, padding, dilation)
     name, constants = _index(x, out)
     planes = out.shape[0] * out.shape[1]
     work = out.size + 2 * g.size * prod(size)
@@ -269,28 +266,36 @@ def _sizes(
     }
 
 
-def _tap(x: Operand, first: int, every: int, count: int) -> list[int]:
-    """A tap's first element of x, and the outputs low .. high - 1 (of `count`) that see x there.
+def _masks(columns: list[int], every: int, width: int, count: int, lanes: int) -> list[int]:
+    """For each block of `lanes` outputs, the word of each tap: which of them see x there.
 
-    Output o sees column first + o * every.
+    Output o, of `count`, sees columns[j] + o * every under tap j.
     """
-    low = max(0, -(first // every))
-    high = min(count, -((first - x.shape[3]) // every))
-    return [first * x.strides[3], low, high]
+    bounds = [(-(c // every), -((c - width) // every)) for c in columns]
+    return [
+        kernels.mask_word(low - block, min(high, count) - block, lanes)
+        for block in range(0, count, lanes)
+        for low, high in bounds
+    ]
 
 
 def _taps(
-    x: Operand, windows: Operand, size: Pair, stride: Pair, padding: Padding, dilation: Pair
+    operands: dict[str, Operand],
+    target: Operand,
+    windows: Operand,
+    size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
 ) -> list[int]:
-    taps = []
-    for j in range(size[1]):
-        taps += _tap(x, j * dilation[1] - padding[1][0], stride[1], windows.shape[3])
-    return taps
-
-
-def _places(target: Operand, size: Pair, padding: Padding, dilation: Pair) -> list[int]:
-    """The first element of `target` under each tap of a row, as `_tap` has it for x."""
-    return [(j * dilation[1] - padding[1][0]) * target.strides[3] for j in range(size[1])]
+    """Each tap's first element in a row of x, the same in `target` if that is another, the masks."""
+    x = operands["x"]
+    columns = [j * dilation[1] - padding[1][0] for j in range(size[1])]
+    words = [c * x.strides[3] for c in columns]
+    if target is not x:
+        words += [c * target.strides[3] for c in columns]
+    lanes = kernels.lanes_of(*operands.values())
+    return words + _masks(columns, stride[1], x.shape[3], windows.shape[3], lanes)
 
 
 def _launch_pairs(

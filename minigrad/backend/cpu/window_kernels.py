@@ -8,6 +8,7 @@ reads its x columns at one of three steps: 1, 2 (two loads and a shuffle), or an
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import indent
 
 from minigrad.backend.cpu.window_vectors import vector_bytes
 from minigrad.backend.launch import Operand
@@ -41,22 +42,33 @@ def _rows(operands: str) -> str:
 """
 
 
-# The x values under tap `first` of LANES columns; lane l is inside x when low <= l < high.
+# The x values under tap j of a block of columns.
 TAP_LOADS = {
-    "unit": "x_lanes(line, first + column, lanes_between(low, high, LANES))",
+    "unit": "x_lanes(line, first + column, valid)",
     "pairs": (
-        "even(x_lanes(line, first + 2 * column, lanes_between(2 * low, 2 * high - 1, LANES)), "
-        "x_lanes(line, first + 2 * column + LANES, "
-        "lanes_between(2 * low - LANES, 2 * high - 1 - LANES, LANES)))"
+        "even(x_lanes(line, first + 2 * column, bit_lanes(bits >> 16, LANES)), "
+        "x_lanes(line, first + 2 * column + LANES, bit_lanes(bits >> (16 + LANES), LANES)))"
     ),
-    "any": "x_gather(line, first + column * x_step, x_step, lanes_between(low, high, LANES))",
+    "any": "x_gather(line, first + column * x_step, x_step, valid)",
 }
 
 _TAP = """
-                            first = load_int64(table, TAIL + 3 * j)
-                            low = load_int64(table, TAIL + 3 * j + 1) - column
-                            high = load_int64(table, TAIL + 3 * j + 2) - column
+                            first = load_int64(table, TAIL + j)
+                            bits = load_int64(table, masks + j)
+                            valid = bit_lanes(bits, LANES)
 """
+
+
+def mask_word(low: int, high: int, lanes: int) -> int:
+    """Which lanes are inside x: low .. high - 1 of a block, as a word of the table.
+
+    Bits 0 to 15 are the lanes. From bit 16 on are the 2 * lanes elements that "pairs" loads, of
+    which the even ones are used; nothing past the last one used is touched.
+    """
+    low, high = max(low, 0), min(high, lanes)
+    if low >= high:
+        return 0
+    return (1 << high) - (1 << low) | (1 << 2 * high - 1) - (1 << 2 * low) << 16
 
 
 def window_max(load: str) -> str:
@@ -64,6 +76,7 @@ def window_max(load: str) -> str:
     return f"""
 {_rows("x out")}
             target = out_plane + row * out_2
+            masks = TAIL + taps_w
             for column in range(0, columns, LANES):
                 best = spread(x_type(LOWEST), LANES)
                 for i in range(taps_h):
@@ -73,10 +86,11 @@ def window_max(load: str) -> str:
                         for j in range(taps_w):
 {_TAP}
                             value = {TAP_LOADS[load]}
-                            better = both(improves(value, best), lanes_between(low, high, LANES))
+                            better = both(improves(value, best), valid)
                             best = choose(better, value, best)
-                valid = first_lanes(columns - column, LANES)
-                scatter_lanes(target, column * out_3, out_3, valid, best)
+                inside = first_lanes(columns - column, LANES)
+                scatter_lanes(target, column * out_3, out_3, inside, best)
+                masks += taps_w
 """
 
 
@@ -84,15 +98,16 @@ def window_sum(load: str) -> str:
     """Sum of each window of a dilated x.
 
     The columns are taken by phase (their number modulo `phases`): the columns of a phase see the
-    same taps, the others fall on the zeros between x's columns. The taps of phase p are number
-    tap_ends[p - 1] to tap_ends[p], and the word list after the taps holds tap_ends.
+    same taps of x, others fall on the zeros between x's columns. Phase p has the taps up to the
+    p-th of the words that follow the taps'.
     """
     return f"""
 {_rows("x out")}
             target = out_plane + row * out_2
+            masks = TAIL + taps_w + phases
             start = types.int64(0)
             for phase in range(phases):
-                stop = load_int64(table, TAIL + 3 * taps_w + phase)
+                stop = load_int64(table, TAIL + taps_w + phase)
                 count = (columns - phase + phases - 1) // phases
                 for column in range(0, count, LANES):
                     total = spread(x_type(0), LANES)
@@ -102,11 +117,13 @@ def window_sum(load: str) -> str:
                         if dilated >= 0 and y < height and y * spacing_h == dilated:
                             line = x_plane + y * x_2
                             for j in range(start, stop):
-{_TAP.replace("    " * 7, "    " * 8)}
+{indent(_TAP, "    ")}
                                 total = add(total, {TAP_LOADS[load]})
-                    valid = first_lanes(count - column, LANES)
+                    inside = first_lanes(count - column, LANES)
                     step = phases * out_3
-                    scatter_lanes(target, phase * out_3 + column * step, step, valid, total)
+                    scatter_lanes(target, phase * out_3 + column * step, step, inside, total)
+                    masks += stop - start
+                masks += start - stop
                 start = stop
 """
 
@@ -126,9 +143,9 @@ def _first_maximum(load: str, like: str) -> str:
                             value = {TAP_LOADS[load]}
                             better = both(
                                 either(improves(value, best), equal(index, nowhere)),
-                                lanes_between(low, high, LANES),
+                                valid,
                             )
-                            place = y * row_step + load_int64(table, TAIL + 3 * taps_w + j)
+                            place = y * row_step + load_int64(table, TAIL + taps_w + j)
                             places = ramp(
                                 index_type(place + column * column_step),
                                 index_type(column_step),
@@ -137,6 +154,7 @@ def _first_maximum(load: str, like: str) -> str:
                             best = choose(better, value, best)
                             index = choose(better, places, index)
                 chosen = spill(index)
+                masks += taps_w
 """
 
 
@@ -145,6 +163,7 @@ def window_select(load: str) -> str:
     return f"""
 {_rows("x u out")}
             target = out_plane + row * out_2
+            masks = TAIL + 2 * taps_w
             for column in range(0, columns, LANES):
 {_first_maximum(load, "u")}
                 for lane in range(min(columns - column, LANES)):
@@ -165,11 +184,14 @@ def window_scatter(load: str) -> str:
         x_plane = x + a * x_0 + b * x_1
         g_plane = g + a * g_0 + b * g_1
         out_plane = out + a * out_0 + b * out_1
+        nothing = spread(out_type(0), LANES)
         for y in range(height):
-            for column in range(width):
-                store_out(out_plane + y * out_2, column * out_3, out_type(0))
+            for column in range(0, width, LANES):
+                inside = first_lanes(width - column, LANES)
+                scatter_lanes(out_plane + y * out_2, column * out_3, out_3, inside, nothing)
         for row in range(rows):
             line_g = g_plane + row * g_2
+            masks = TAIL + 2 * taps_w
             for column in range(0, columns, LANES):
 {_first_maximum(load, "out")}
                 for lane in range(min(columns - column, LANES)):

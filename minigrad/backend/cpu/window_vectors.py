@@ -102,13 +102,14 @@ def first_lanes(typingctx, count, lanes):
 
 
 @intrinsic(prefer_literal=True)
-def lanes_between(typingctx, low, high, lanes):
-    """The mask of lanes low .. high - 1; the bounds may lie outside the lanes."""
+def bit_lanes(typingctx, bits, lanes):
+    """The mask whose lane l is bit l of `bits`."""
     n = lanes.literal_value
-    signature = Vector(types.boolean, n)(types.intp, types.intp, lanes)
+    signature = Vector(types.boolean, n)(types.intp, lanes)
 
     def codegen(context, builder, signature, args):
-        return builder.and_(_below(builder, args[1], n), builder.not_(_below(builder, args[0], n)))
+        low_bits = builder.trunc(args[0], ir.IntType(n))
+        return builder.bitcast(low_bits, ir.VectorType(ir.IntType(1), n))
 
     return signature, codegen
 
@@ -276,19 +277,23 @@ def _make_gather(element: types.Type):
     return gather_lanes
 
 
+def _store(builder, address, index, mask, value) -> None:
+    vector = value.type
+    pointer = _element_pointer(builder, address, index, vector.element)
+    pointer = builder.bitcast(pointer, vector.as_pointer())
+    arguments = [value, pointer, _bytes_of(vector.element), mask]
+    name = f"llvm.masked.store.{_suffix(vector)}.p0"
+    function = _declare(builder, name, ir.VoidType(), [a.type for a in arguments])
+    builder.call(function, arguments)
+
+
 @intrinsic
 def store_lanes(typingctx, address, index, mask, value):
     """Store the lanes of the mask at consecutive elements from `index`."""
     signature = types.void(types.intp, types.intp, mask, value)
 
     def codegen(context, builder, signature, args):
-        vector = args[3].type
-        pointer = _element_pointer(builder, args[0], args[1], vector.element)
-        pointer = builder.bitcast(pointer, vector.as_pointer())
-        arguments = [args[3], pointer, _bytes_of(vector.element), args[2]]
-        name = f"llvm.masked.store.{_suffix(vector)}.p0"
-        function = _declare(builder, name, ir.VoidType(), [a.type for a in arguments])
-        builder.call(function, arguments)
+        _store(builder, *args)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -300,12 +305,19 @@ def scatter_lanes(typingctx, address, index, step, mask, value):
     signature = types.void(types.intp, types.intp, types.intp, mask, value)
 
     def codegen(context, builder, signature, args):
-        vector = args[4].type
-        pointers = _lane_pointers(builder, *args[:3], vector.element, vector.count)
-        arguments = [args[4], pointers, _bytes_of(vector.element), args[3]]
-        name = f"llvm.masked.scatter.{_suffix(vector)}.v{vector.count}p0"
-        function = _declare(builder, name, ir.VoidType(), [a.type for a in arguments])
-        builder.call(function, arguments)
+        address, index, step, mask, value = args
+        vector = value.type
+        with builder.if_else(builder.icmp_signed("==", step, step.type(1))) as (dense, spaced):
+            with dense:
+                _store(builder, address, index, mask, value)
+            with spaced:
+                pointers = _lane_pointers(
+                    builder, address, index, step, vector.element, vector.count
+                )
+                arguments = [value, pointers, _bytes_of(vector.element), mask]
+                name = f"llvm.masked.scatter.{_suffix(vector)}.v{vector.count}p0"
+                function = _declare(builder, name, ir.VoidType(), [a.type for a in arguments])
+                builder.call(function, arguments)
         return context.get_dummy_value()
 
     return signature, codegen
