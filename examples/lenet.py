@@ -182,7 +182,9 @@ def draw(results: list[Variant], path: Path, title: str) -> None:
 
 def main(arguments: list[str] | None = None) -> list[Variant]:
     """Parse the command line, train the three networks, draw and print."""
-    parser = argparse.ArgumentParser(prog="python -m examples.lenet", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.lenet", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--data", choices=("digits", "cifar10"), default="digits")
     parser.add_argument("--root", default=".", help="folder of the CIFAR-10 files or archive")
     parser.add_argument("--download", action="store_true", help="fetch CIFAR-10 if it is not there")
@@ -200,7 +202,9 @@ def main(arguments: list[str] | None = None) -> list[Variant]:
     else:
         recipe = cifar10(options.root, options.download, options.epochs)
     device = mg.default_device()
-    print(f"LeNet-5 on {options.data}: {len(recipe.train)} images, {recipe.epochs} epochs, {device}")
+    print(
+        f"LeNet-5 on {options.data}: {len(recipe.train)} images, {recipe.epochs} epochs, {device}"
+    )
 
     options.out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()

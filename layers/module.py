@@ -279,7 +279,7 @@ def _convert(tensor: Tensor, conversion: Callable[[Tensor], Tensor]) -> None:
     """Give an existing parameter or buffer another type or device, and its gradient with it."""
     trained, converted = tensor.is_leaf, conversion(tensor.detach())
     tensor.requires_grad_(False)
-    tensor._bind(converted.node)
+    tensor.rebind(converted.node)
     tensor.requires_grad_(trained)
     if tensor.grad is not None:
         tensor.grad = conversion(tensor.grad)

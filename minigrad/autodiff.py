@@ -88,5 +88,7 @@ def _paths(outputs: Sequence[Node], targets: set[int]) -> tuple[set[int], set[st
 def _why(node: Node, cut: set[str]) -> str:
     what = f"gradients: expected an output that depends on the input {node.dtype.name}{list(node.shape)}"
     if cut:
-        return f"{what} through differentiable ops, got paths only through {', '.join(sorted(cut))}."
+        return (
+            f"{what} through differentiable ops, got paths only through {', '.join(sorted(cut))}."
+        )
     return f"{what}, got none. It may have been detached, computed under no_grad, or not used."

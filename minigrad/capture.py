@@ -13,23 +13,25 @@ import functools
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from minigrad import execution, graph, handle
 from minigrad.compiler.plan import Plan, computed, plan_for
 from minigrad.config import config
+from minigrad.errors import CaptureError
 from minigrad.graph import Node, topological
 from minigrad.handle import Handle, wrap
+from minigrad.trees import tree_leaves, tree_rebuilt
+
+if TYPE_CHECKING:
+    from minigrad.tensor import Tensor
 
 _SITE = ("<compiled step>", 0)
-before_replay: list[Callable[[], None]] = []  # optimizers refresh their hyper-parameters here
+before_replay: list[Callable[[], None]] = []  # optimizers bring their hyper-parameters up to date
 
 
-class CaptureError(RuntimeError):
-    """A value was asked for while a step was being recorded."""
-
-
-def compile(function: Callable[..., Any]) -> Callable[..., Any]:  # noqa: A001
+def compile(function: Callable[..., Any]) -> Callable[..., Any]:
     """Record `function` once for each signature and replay it.
 
     The signature: shapes and dtypes of the tensors among the arguments (nested in tuples, lists and
@@ -41,89 +43,136 @@ def compile(function: Callable[..., Any]) -> Callable[..., Any]:  # noqa: A001
         CaptureError: the function looks at a value while it is recorded.
         TypeError: an argument that is no tensor cannot be hashed.
     """
-    steps: dict[Any, _Step | None] = {}
+    steps: dict[Any, _Step | None] = {}  # None: called once, not recorded yet
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         if graph.on_build is not None or execution.capturing():  # eager, detect_anomaly, nested
             return function(*args, **kwargs)
-        tensors: list[Handle] = []
-        key = (_signature((args, kwargs), tensors), handle.grad_enabled, execution.mode_version)
-        try:
-            step = steps.get(key, False)
-        except TypeError as error:
-            raise TypeError(
-                f"compile: expected arguments that are tensors or hashable, got {error}."
-            ) from None
-        if step is False:
-            _say(f"{function.__name__}: first call with this signature runs as usual")
+        leaves = tree_leaves((args, kwargs))
+        key = _signature(args, kwargs, leaves)
+        if key not in steps:
+            _say(function, "the first call with this signature runs as usual")
             steps[key] = None
             result = function(*args, **kwargs)
-            execution.evaluate(*_tensors_in(result))
+            execution.evaluate(*_tensors(result))
             return result
         for refresh in before_replay:
             refresh()
-        if step is not None and step.is_current():
-            return step.replay(tensors)
-        why = "recorded" if step is None else "recorded again: a tensor it uses was replaced"
-        _say(f"{function.__name__}: {why}")
-        step, result = _record(function, args, kwargs, tensors)
-        steps[key] = step
-        return result
+        step = steps[key]
+        if step is None or not step.is_current():
+            why = "recorded" if step is None else "recorded again: a tensor it uses was replaced"
+            _say(function, why)
+            recorder = _Recorder()
+            result = recorder.record(function, args, kwargs)
+            step = steps[key] = recorder.finish(result)
+            if step is None:
+                return result
+        return step.replay(_tensors(leaves))
 
     return run
 
 
-def _say(text: str) -> None:
+def _say(function: Callable[..., Any], text: str) -> None:
     if config.debug >= 1:
-        print(f"minigrad: compile {text}", file=sys.stderr)
+        name = getattr(function, "__name__", "step")
+        print(f"minigrad: compile {name}: {text}", file=sys.stderr)  # noqa: T201
 
 
-def _signature(value: Any, tensors: list[Handle]) -> Any:
-    """A hashable description of arguments; their tensors are appended to `tensors`."""
-    if isinstance(value, Handle):
-        tensors.append(value)
-        node = value.node
-        return "tensor", node.dtype.name, node.shape, node.device, node.needs_grad
-    if isinstance(value, (tuple, list)):
-        return type(value).__name__, tuple([_signature(v, tensors) for v in value])
-    if isinstance(value, dict):
-        return "dict", tuple([(k, _signature(v, tensors)) for k, v in value.items()])
-    return type(value), value
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Handle)]  # type: ignore[misc]
 
 
-def _tensors_in(value: Any) -> list[Handle]:
-    tensors: list[Handle] = []
-    _signature(value, tensors)
-    return tensors
+class _Mark:
+    """Stands for a tensor in the form of a tree."""
 
 
-def _rebuilt(value: Any, replace: Callable[[Handle], Any]) -> Any:
-    """A copy of nested arguments or results with every tensor replaced, in `_signature`'s order."""
-    if isinstance(value, Handle):
-        return replace(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*[_rebuilt(v, replace) for v in value])
-    if isinstance(value, (tuple, list)):
-        return type(value)([_rebuilt(v, replace) for v in value])
-    if isinstance(value, dict):
-        return {k: _rebuilt(v, replace) for k, v in value.items()}
-    return value
+_TENSOR = _Mark()
+
+
+def _form(tree: Any) -> Any:
+    """The tree with each tensor replaced by a mark."""
+    leaves = (_TENSOR if isinstance(x, Handle) else x for x in tree_leaves(tree))
+    return tree_rebuilt(tree, leaves)
+
+
+def _signature(args: Any, kwargs: Any, leaves: list[Any]) -> Any:
+    """What a recording depends on, hashable."""
+    described: list[Any] = []
+    for leaf in leaves:
+        if isinstance(leaf, Handle):
+            n = leaf.node
+            described.append((n.dtype.name, n.shape, n.device, n.needs_grad))
+        else:
+            described.append((type(leaf), leaf))
+    containers = repr(tree_rebuilt((args, kwargs), iter([0] * len(leaves))))
+    key = (containers, tuple(described), handle.grad_enabled, execution.mode_version)
+    try:
+        hash(key)
+    except TypeError as error:
+        raise TypeError(
+            f"compile: expected arguments that are tensors or hashable, got {error}."
+        ) from None
+    return key
 
 
 class _Recorder:
-    """What happens while a function is recorded."""
+    """One run of a function on placeholders, with everything it assigns."""
 
     def __init__(self) -> None:
-        self.assigned: dict[int, tuple[weakref.ref[Handle], Node]] = {}  # first node of each handle
-        self.placeholders: set[int] = set()
+        self.arguments: list[Handle] = []
+        self.placeholders: dict[int, int] = {}  # leaf node id -> number of the argument
+        self.assigned: dict[int, tuple[weakref.ref[Handle], Node]] = {}  # with its first node
 
-    def assign(self, tensor: Handle, old: Node) -> None:
+    def record(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run the function; if it fails, every tensor gets back the value it had."""
+        leaves = tree_leaves((args, kwargs))
+        execution.evaluate(*_tensors(leaves))
+        replaced = (self._placeholder(x) if isinstance(x, Handle) else x for x in leaves)
+        new_args, new_kwargs = tree_rebuilt((args, kwargs), replaced)
+        previous = handle.on_assign, execution.on_observe
+        handle.on_assign, execution.on_observe = self._assign, self._observe
+        try:
+            return function(*new_args, **new_kwargs)
+        except BaseException:
+            handle.on_assign = None
+            self._restore()
+            raise
+        finally:
+            handle.on_assign, execution.on_observe = previous
+            # What was assigned is an output of the step, or was restored.
+            execution.pending_updates.clear()
+
+    def finish(self, result: Any) -> _Step | None:
+        """The step that was recorded; None if it made state that later calls must not make again."""
+        mine = {id(t) for t in (*_tensors(result), *self.arguments)}
+        state: list[tuple[weakref.ref[Handle], Node]] = []
+        for key, (reference, old) in self.assigned.items():
+            if reference() is None or key in mine:
+                continue
+            if old.storage is None:
+                live = [r() for r, _ in self.assigned.values()]
+                execution.evaluate(*[t for t in live if t is not None], *_tensors(result))
+                return None
+            state.append((reference, old))
+        return _Step(result, self, state)
+
+    def _placeholder(self, tensor: Handle) -> Handle:
+        node = tensor.node
+        leaf = graph.leaf(node.storage, node.shape, node.dtype, node.device)
+        self.placeholders[leaf.id] = len(self.arguments)
+        mine = wrap(leaf)
+        if node.needs_grad:
+            mine.requires_grad_()
+        self.arguments.append(mine)
+        return mine
+
+    def _assign(self, tensor: Handle, old: Node) -> None:
         self.assigned.setdefault(id(tensor), (weakref.ref(tensor), old))
 
-    def observe(self, nodes: Sequence[Node]) -> Sequence[Node]:
-        """Constants may be computed while recording, the arguments' values may not be looked at."""
-        for n in topological(nodes, stop=lambda n: n.storage is not None):
+    def _observe(self, nodes: Sequence[Node]) -> Sequence[Node]:
+        """Constants may be computed while recording; what depends on an argument may not."""
+        for n in topological(nodes, stop=computed):
             if n.id in self.placeholders:
                 site = graph.user_site()
                 where = f" at {site[0]}:{site[1]}" if site else ""
@@ -133,93 +182,65 @@ class _Recorder:
                 )
         return nodes
 
+    def _restore(self) -> None:
+        for reference, old in self.assigned.values():
+            tensor = reference()
+            if tensor is not None:
+                tensor.rebind(old)
 
-def _record(function, args, kwargs, tensors: list[Handle]) -> tuple[_Step | None, Any]:
-    execution.evaluate(*tensors)
-    recorder = _Recorder()
-    arguments: list[Handle] = []
 
-    def placeholder(tensor: Handle) -> Handle:
-        node = tensor.node
-        leaf = graph.leaf(node.storage, node.shape, node.dtype, node.device)
-        recorder.placeholders.add(leaf.id)
-        mine = wrap(leaf)
-        if node.needs_grad:
-            mine._become_leaf()
-        arguments.append(mine)
-        return mine
+@dataclass(frozen=True)
+class _Source:
+    """Where a buffer comes from: an argument, the current value of state, a fixed node, or the plan."""
 
-    previous = handle.on_assign, execution.on_observe
-    new_args, new_kwargs = _rebuilt((args, kwargs), placeholder)
-    handle.on_assign, execution.on_observe = recorder.assign, recorder.observe
-    try:
-        result = function(*new_args, **new_kwargs)
-    finally:
-        handle.on_assign, execution.on_observe = previous
-    execution.pending_updates.clear()  # they were assigned, so the step computes them
+    kind: str  # "argument", "state", "fixed" or "plan"
+    which: Any  # a number, the node, or the plan's slot
 
-    results = {id(t) for t in _tensors_in(result)} | {id(t) for t in arguments}
-    state: list[tuple[weakref.ref[Handle], Node]] = []
-    for key, (reference, old) in recorder.assigned.items():
-        tensor = reference()
-        if tensor is None or key in results:
-            continue
-        if old.storage is None:  # state that was made just now: record when it exists
-            execution.evaluate(tensor, *_tensors_in(result))
-            live = [r() for r, _ in recorder.assigned.values()]
-            execution.evaluate(*[t for t in live if t is not None])
-            return None, result
-        state.append((reference, old))
-    step = _Step(result, arguments, state, recorder.placeholders)
-    return step, step.replay(tensors)
+
+@dataclass(frozen=True)
+class _Output:
+    source: _Source
+    like: Node  # shape, dtype and device
 
 
 class _Step:
     """A recorded call: a plan, where its inputs come from and where its outputs go."""
 
-    def __init__(self, result, arguments, state, placeholders: set[int]):
+    def __init__(
+        self, result: Any, recorder: _Recorder, state: list[tuple[weakref.ref[Handle], Node]]
+    ):
         self.state = [reference for reference, _ in state]
-        outputs = [t.node for t in _tensors_in(result)]
-        updates = [reference().node for reference in self.state]
-        wanted = list(dict.fromkeys([*outputs, *updates]))
+        self.form = _form(result)
+        handles = [h for h in (reference() for reference in self.state) if h is not None]
+        results = [t.node for t in _tensors(result)]
+        updates = [h.node for h in handles]
+        wanted = list(dict.fromkeys([*results, *updates]))
         nodes = topological(wanted, stop=computed)
         missing = [n for n in wanted if n.storage is None]
         self.plan: Plan | None = plan_for(nodes, missing) if missing else None
         self.constants = self.plan.constant_values(nodes) if self.plan else []
-        from_argument = {t.node.id: k for k, t in enumerate(arguments)}
-        for k, t in enumerate(arguments):  # a leaf's node shows its placeholder
-            from_argument.update({n.id: k for n in t.node.inputs})
-        from_state = {old.id: k for k, (_, old) in enumerate(state)}
+        old_state = {old.id: k for k, (_, old) in enumerate(state)}
+        made: dict[int, int] = {}
+        if self.plan is not None:
+            made = {nodes[position].id: slot for position, slot in self.plan.outputs}
+
+        def source(n: Node) -> _Source:
+            if n.storage is None:
+                return _Source("plan", made[n.id])
+            if n.id in recorder.placeholders:
+                return _Source("argument", recorder.placeholders[n.id])
+            return _Source("state", old_state[n.id]) if n.id in old_state else _Source("fixed", n)
+
         used = [nodes[p] for p in self.plan.inputs] if self.plan else []
-        used += [n for n in wanted if n.storage is not None]
-        self.sources: dict[int, tuple[str, Any]] = {}
-        for n in used:
-            if n.id in from_argument:
-                self.sources[n.id] = ("argument", from_argument[n.id])
-            elif n.id in from_state:
-                self.sources[n.id] = ("state", from_state[n.id])
-            else:
-                self.sources[n.id] = ("fixed", n)
-        self.inputs = [self.sources[nodes[p].id] for p in self.plan.inputs] if self.plan else []
-        slots = dict(self.plan.outputs) if self.plan else {}
-        position = {n.id: i for i, n in enumerate(nodes)}
-
-        def place(n: Node) -> Any:
-            return self.sources[n.id] if n.storage is not None else slots[position[n.id]]
-
-        self.outputs = [(place(n), n.shape, n.dtype, n.device) for n in outputs]
-        self.updates = [(place(n), n.shape, n.dtype, n.device) for n in updates]
-        self.gradients = [
-            reference
-            for reference in {id(n.owner): n.owner for n in used if n.owner is not None}.values()
-        ]
-        self.template = _skeleton(result)
-        fixed = [n for kind, n in self.sources.values() if kind == "fixed"]
-        for reference in self.state:
-            tensor = reference()
-            if tensor is not None:
-                old = next(o for r, o in state if r is reference)
-                tensor._bind(old)
+        self.inputs = [source(n) for n in used]
+        self.results = [_Output(source(n), _described(n)) for n in results]
+        self.updates = [_Output(source(n), _described(n)) for n in updates]
+        owners = {id(n.owner): n.owner for n in used if n.owner is not None}
+        self.with_gradients: list[weakref.ref[Handle]] = list(owners.values())
+        # From now on the tensors hold their values of before, which the first replay starts from.
+        for h, (_, old) in zip(handles, state, strict=True):
+            h.rebind(old)
+        fixed = [s.which for s in self.inputs if s.kind == "fixed"]
         self.fixed = [(n, n.handles) for n in fixed]
 
     def is_current(self) -> bool:
@@ -228,70 +249,42 @@ class _Step:
             return False
         return all(n.handles >= count for n, count in self.fixed)
 
-    def replay(self, tensors: list[Handle]) -> Any:
-        """Run on new arguments and the current state."""
-        execution.compute([t.node for t in tensors])
-        handles = [reference() for reference in self.state]
-        execution.compute([h.node for h in handles if h is not None])
+    def replay(self, arguments: list[Tensor]) -> Any:
+        """Run on new arguments and the current state; the result has the form it was recorded in."""
+        handles: list[Handle] = [h for h in (r() for r in self.state) if h is not None]
+        execution.compute([t.node for t in (*arguments, *handles)])
+        made: dict[int, Any] = {}
 
-        def buffer(source: tuple[str, Any]) -> Any:
-            kind, which = source
-            if kind == "argument":
-                return tensors[which].node.storage
-            return handles[which].node.storage if kind == "state" else which.storage
+        def buffer(source: _Source) -> Any:
+            if source.kind == "plan":
+                return made[source.which]
+            if source.kind == "argument":
+                return arguments[source.which].node.storage
+            state: Handle | None = handles[source.which] if source.kind == "state" else None
+            fixed: Node = source.which if state is None else state.node
+            return fixed.storage
 
-        by_slot = {}
         if self.plan is not None:
-            by_slot = self.plan.run([buffer(s) for s in self.inputs], self.constants)
-
-        def value(place: Any) -> Any:
-            return by_slot[place] if isinstance(place, int) else buffer(place)
-
-        new_state = [value(place) for place, *_ in self.updates]
-        new_results = [value(place) for place, *_ in self.outputs]
-        with graph.site(_SITE):
-            for h, storage, (_, shape, dtype, device) in zip(
-                handles, new_state, self.updates, strict=True
-            ):
-                assert h is not None
-                h._bind(graph.leaf(storage, shape, dtype, device, h._is_leaf))
-            results = [
-                wrap(graph.leaf(storage, shape, dtype, device))
-                for storage, (_, shape, dtype, device) in zip(
-                    new_results, self.outputs, strict=True
-                )
-            ]
-        for reference in self.gradients:
+            made = self.plan.run([buffer(s) for s in self.inputs], self.constants)
+        new = [buffer(output.source) for output in self.updates]
+        results = [_leaf(buffer(output.source), output.like, False) for output in self.results]
+        for h, storage, output in zip(handles, new, self.updates, strict=True):
+            h.rebind(_leaf(storage, output.like, h.is_leaf))
+        for reference in self.with_gradients:
             owner = reference()
             if owner is not None:
                 owner.grad = None
-        return _filled(self.template, results)
+        remaining = iter(results)
+        leaves = (wrap(next(remaining)) if x is _TENSOR else x for x in tree_leaves(self.form))
+        return tree_rebuilt(self.form, leaves)
 
 
-def _skeleton(value: Any) -> Any:
-    """A function's result with each tensor replaced by a mark."""
-    return _rebuilt(value, lambda t: _MARK)
+def _described(n: Node) -> Node:
+    """A node's shape, dtype and device, without what it depends on."""
+    with graph.site(_SITE):
+        return graph.leaf(None, n.shape, n.dtype, n.device)
 
 
-class _Mark:
-    pass
-
-
-_MARK = _Mark()
-
-
-def _filled(template: Any, results: list[Any]) -> Any:
-    remaining = iter(results)
-
-    def fill(value: Any) -> Any:
-        if value is _MARK:
-            return next(remaining)
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*[fill(v) for v in value])
-        if isinstance(value, (tuple, list)):
-            return type(value)([fill(v) for v in value])
-        if isinstance(value, dict):
-            return {k: fill(v) for k, v in value.items()}
-        return value
-
-    return fill(template)
+def _leaf(storage: Any, like: Node, needs_grad: bool) -> Node:
+    with graph.site(_SITE):
+        return graph.leaf(storage, like.shape, like.dtype, like.device, needs_grad)

@@ -1,8 +1,8 @@
 """Derivatives of tensors and of functions of tensors, to any order.
 
-Everything here is built of one thing, the vector-Jacobian product of `autodiff`. There are no forward
-rules: a Jacobian-vector product is the transpose of a transpose (`jvp`), and a Hessian-vector product
-is the vector-Jacobian product of a gradient. Nothing is computed until a result is looked at.
+Everything here is built of one thing, the vector-Jacobian product of `autodiff`. There are no
+forward rules: a Jacobian-vector product is the transpose of a transpose (`jvp`), a Hessian-vector
+product is the vector-Jacobian product of a gradient. Nothing is computed until it is looked at.
 
 Where an argument is said to be a tree, it is a Tensor, or a tuple, list or dict of trees.
 """
@@ -19,6 +19,7 @@ from minigrad.dtype import float32, int64
 from minigrad.errors import GradientError
 from minigrad.graph import Node, const, like, topological, zeros_like
 from minigrad.handle import Handle, wrap
+from minigrad.trees import tree_leaves, tree_rebuilt
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -87,7 +88,7 @@ def backward(tensor: Tensor, gradient: Tensor | None = None, create_graph: bool 
     if not root.needs_grad:
         raise GradientError(
             f"backward: expected a tensor that depends on one with requires_grad=True, got "
-            f"{_describe(tensor)} that does not. It may have been detached or computed under no_grad."
+            f"{_describe(tensor)} that does not. It may be detached or computed under no_grad."
         )
     owned = [(n, n.owner()) for n in _sources([root]) if n.owner is not None]
     found = autodiff.gradients([root], [n for n, _ in owned], [cotangent], unreached="none")
@@ -96,6 +97,8 @@ def backward(tensor: Tensor, gradient: Tensor | None = None, create_graph: bool 
             continue
         if not create_graph:
             g = ops.stop_gradient(g)
+        if handle.on_gradient is not None:
+            handle.on_gradient(leaf)
         leaf.grad = wrap(g if leaf.grad is None else leaf.grad.node + g)
 
 
@@ -116,8 +119,9 @@ def value_and_grad(
 
     Args:
         f: returns a tensor of one element; with `has_aux` a pair of that and anything else.
-        argnums: which positional arguments (trees) to differentiate by. For a sequence, the gradient
-            is a tuple with one entry each. An argument that f does not depend on has gradient zero.
+        argnums: which positional arguments (trees) to differentiate by. For a sequence, the
+            gradient is a tuple with one entry each. It is zero where f does not depend on one.
+        has_aux: whether f returns a pair.
     """
     return lambda *args, **kwargs: _value_and_grad(
         "value_and_grad", f, argnums, has_aux, args, kwargs
@@ -165,7 +169,7 @@ def _value_and_grad(
 def vjp(f: Callable[..., Any], *primals: Tree) -> tuple[Tree, Callable[[Tree], tuple[Tree, ...]]]:
     """`f(*primals)`, and the function that maps a cotangent of it to one of each primal.
 
-    The returned function takes a tree like f's result and returns a tuple of trees like the primals.
+    That function takes a tree like f's result and returns a tuple of trees like the primals.
     """
     call = _Call("vjp", f, range(len(primals)), primals, {})
     outputs = [_as_tensor("vjp", "f to return", y) for y in tree_leaves(call.result)]
@@ -181,6 +185,7 @@ def jvp(f: Callable[..., Any], primals: Tree, tangents: Tree) -> tuple[Tree, Tre
     """`f(*primals)`, and its derivative in the direction `tangents`: a tree like f's result.
 
     Args:
+        f: any function of tensors.
         primals: a tuple or list with the arguments of f, or the only argument, a Tensor.
         tangents: like `primals`.
     """
@@ -188,7 +193,7 @@ def jvp(f: Callable[..., Any], primals: Tree, tangents: Tree) -> tuple[Tree, Tre
     call = _Call("jvp", f, range(len(args)), args, {})
     given = _matching("jvp", "tangents", call.variables, tree_leaves(directions))
     outputs = [_as_tensor("jvp", "f to return", y) for y in tree_leaves(call.result)]
-    # The vjp is linear in its cotangent u, so its own vjp with respect to u is the jvp, whatever u is.
+    # The vjp is linear in its cotangent u, so its own vjp with respect to u is the jvp, at any u.
     dummies = [ops.variable(zeros_like(y.node)) for y in outputs]
     pulled = call.vjp([y.node for y in outputs], dummies, "none")
     reached = [(g, t) for g, t in zip(pulled, given, strict=True) if g is not None]
@@ -203,8 +208,8 @@ def jvp(f: Callable[..., Any], primals: Tree, tangents: Tree) -> tuple[Tree, Tre
 def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Tree]:
     """The function that returns the Jacobian of f, of shape `(*output.shape, *argument.shape)`.
 
-    For a tree of outputs or arguments it is a tree like the outputs, of trees like the arguments. One
-    vector-Jacobian product per output element is built, so the graph grows with their number.
+    For a tree of outputs or arguments it is a tree like the outputs, of trees like the arguments.
+    One vector-Jacobian product per output element is built, so the graph grows with their number.
     """
     return lambda *args, **kwargs: _jacobian("jacobian", f, argnums, args, kwargs)
 
@@ -226,7 +231,7 @@ def _jacobian(
 
 
 def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Tree]:
-    """The function that returns the matrix of second derivatives, `(*argument.shape, *argument.shape)`.
+    """The function that returns the second derivatives, `(*argument.shape, *argument.shape)`.
 
     f returns one element. For several argnums: a tuple of tuples of blocks.
     """
@@ -320,7 +325,7 @@ class _Call:
         return trees[0] if self.single else trees
 
     def released(self, results: list[Tensor]) -> list[Tensor]:
-        """The results, as constants where nothing but this call's own variables made them otherwise.
+        """The results, as constants where only this call's own variables made them anything else.
 
         Else the result of a finished derivative would need a gradient forever, and hold its graph.
         """
@@ -365,25 +370,6 @@ def _stack(rows: list[Node], y: Node, x: Node) -> Node:
     return ops.reshape(ops.concat(*flat, axis=0), shape=(*y.shape, *x.shape))
 
 
-def tree_leaves(tree: Tree) -> list[Any]:
-    """What a tree of tuples, lists and dicts holds, in order."""
-    if isinstance(tree, dict):
-        return [leaf for part in tree.values() for leaf in tree_leaves(part)]
-    if isinstance(tree, (tuple, list)):
-        return [leaf for part in tree for leaf in tree_leaves(part)]
-    return [tree]
-
-
-def tree_rebuilt(tree: Tree, leaves: Iterator[Any]) -> Tree:
-    """A tree of the same form with other leaves."""
-    if isinstance(tree, dict):
-        return {key: tree_rebuilt(part, leaves) for key, part in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        parts = [tree_rebuilt(part, leaves) for part in tree]
-        return parts if isinstance(tree, list) else tuple(parts)
-    return next(leaves)
-
-
 def _describe(value: Any) -> str:
     if isinstance(value, Handle):
         return f"{value.dtype.name}{list(value.shape)}"
@@ -415,8 +401,8 @@ def _cotangent(where: str, y: Tensor, c: Tensor | None) -> Node:
     if c is None:
         if y.size != 1:
             raise ValueError(
-                f"{where}: expected an output of one element, got {_describe(y)}. Reduce it, or pass "
-                "its cotangent."
+                f"{where}: expected an output of one element, got {_describe(y)}. Reduce it, or "
+                "pass its cotangent."
             )
         return like(1.0, y.node)
     return _matching(where, "cotangents", [y], [c])[0]

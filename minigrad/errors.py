@@ -19,3 +19,7 @@ class DataError(ValueError):
 
 class CacheWarning(UserWarning):
     """Compiled kernels cannot be kept on disk; they are compiled again in every process."""
+
+
+class CaptureError(RuntimeError):
+    """A value was asked for while `compile` was recording a step."""

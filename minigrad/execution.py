@@ -19,8 +19,8 @@ from minigrad.handle import Handle
 pending_updates: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDictionary()
 
 # Set while `compile` records a step: called with the nodes whose values somebody wants to see, and
-# gives those that may be computed now.
-on_observe: Callable[[Sequence[Node]], Sequence[Node]] | None = None
+# raises if they may not be seen now.
+on_observe: Callable[[Sequence[Node]], None] | None = None
 
 # Counts the switches between training and evaluation: a captured step is made anew after one.
 mode_version = 0
@@ -35,12 +35,12 @@ def compute(nodes: Sequence[Node]) -> None:
     """Make sure that every node has its value: afterwards `node.storage` is set."""
     from minigrad.compiler.plan import run_graph
 
+    if on_observe is not None:
+        on_observe(nodes)
     pending = [n for n in nodes if n.storage is None]
     if not pending:
         return
-    if on_observe is not None:
-        pending = list(on_observe(pending))
-    elif pending_updates:
+    if on_observe is None and pending_updates:
         pending += [t.node for t in pending_updates.values()]
         pending_updates.clear()
     by_device: dict[Any, list[Node]] = {}
@@ -100,7 +100,7 @@ class _EachNode(ContextDecorator):
         raise NotImplementedError
 
 
-class eager(_EachNode):  # noqa: N801 (a function to its users)
+class eager(_EachNode):
     """Compute each op at once, by itself, unfused and unrewritten: `with eager():`.
 
     For stepping through a program, and the oracle that the compiled path is tested against.
@@ -112,7 +112,7 @@ class eager(_EachNode):  # noqa: N801 (a function to its users)
             compute([node])
 
 
-class detect_anomaly(_EachNode):  # noqa: N801 (a function to its users)
+class detect_anomaly(_EachNode):
     """Stop at the op that makes the first NaN or Inf, forward or backward: `with detect_anomaly():`.
 
     Every op is computed by itself, so this is slow. `MINIGRAD_CHECK=1` does it for a whole process.
@@ -126,7 +126,8 @@ class detect_anomaly(_EachNode):  # noqa: N801 (a function to its users)
         if const_value(node) is not None or on_observe is not None:
             return
         inputs = node.inputs
-        compute([node])
+        # The inputs too: one that was built before this mode may not have been computed.
+        compute([n for n in (*inputs, node) if const_value(n) is None])
         if not node.dtype.is_floating or node.op.kind in ("view", "identity"):
             return
         with _unwatched():
@@ -135,7 +136,7 @@ class detect_anomaly(_EachNode):  # noqa: N801 (a function to its users)
                 raise AnomalyError(_describe(node, inputs, bad))
 
 
-class _unwatched:  # noqa: N801
+class _unwatched:
     def __enter__(self) -> None:
         self._previous, graph.on_build = graph.on_build, None
 

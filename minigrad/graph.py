@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minigrad.device import Device
-from minigrad.dtype import DType, bool_, int64
+from minigrad.dtype import DType, bool_
 
 Shape = tuple[int, ...]
 Site = tuple[str, int]  # file and line
@@ -61,6 +61,7 @@ class Node:
         "needs_grad",
         "op",
         "owner",
+        "rebound",
         "shape",
         "site",
         "storage",
@@ -76,13 +77,15 @@ class Node:
         device: Device,
         needs_grad: bool,
     ):
-        self.op, self.inputs, self.attrs = op, inputs, attrs
+        self.op, self.attrs = op, attrs
+        self.inputs: tuple[Node, ...] = inputs
         self.shape, self.dtype, self.device = shape, dtype, device
         self.needs_grad = needs_grad
         self.id = next(_ids)
         self.storage: Any = None
         self.handles = 0  # live Tensors; a node with one is kept when its graph is computed
         self.owner: Any = None  # weak reference to the Tensor that a leaf belongs to
+        self.rebound = 0  # Tensors that stood for this node and were given another
         self.site: Site | None = _current_site or user_site()
 
     @property
@@ -181,14 +184,18 @@ const_op = register(Primitive("const", "leaf", _leaf_infer))
 iota_op = register(Primitive("iota", "leaf", _leaf_infer))
 
 
-def leaf(storage: Any, shape: Shape, dtype: DType, device: Device, needs_grad: bool = False) -> Node:
+def leaf(
+    storage: Any, shape: Shape, dtype: DType, device: Device, needs_grad: bool = False
+) -> Node:
     """A node that holds computed memory and depends on nothing."""
     node = Node(stored, (), {}, shape, dtype, device, needs_grad and dtype.is_floating)
     node.storage = storage
     return node
 
 
-def _build_leaf(op: Primitive, key: Any, attrs: dict[str, Any], shape: Shape, dtype: DType, device):
+def _build_leaf(
+    op: Primitive, key: Any, attrs: dict[str, Any], shape: Shape, dtype: DType, device: Device
+) -> Node:
     full_key = (op.name, key, dtype.name, device)
     node = _table.get(full_key)
     if node is None:
@@ -215,7 +222,7 @@ def const(value: Number, dtype: DType, device: Device, shape: Shape = ()) -> Nod
 
 def iota(n: int, dtype: DType, device: Device) -> Node:
     """The integers 0 .. n - 1."""
-    return _build_leaf(iota_op, n, {"n": n}, (n,), dtype if dtype else int64, device)
+    return _build_leaf(iota_op, n, {"n": n}, (n,), dtype, device)
 
 
 def like(value: Node | Number, node: Node) -> Node:
@@ -241,7 +248,7 @@ _OWN_PACKAGES = ("minigrad", "layers")
 
 def user_site() -> Site | None:
     """The file and line, outside this library, that is being executed."""
-    frame = sys._getframe(1)
+    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]: the cheap way to a caller
     while frame is not None:
         name = frame.f_globals.get("__name__") or ""
         if name.partition(".")[0] not in _OWN_PACKAGES:
@@ -261,7 +268,9 @@ def site(where: Site | None):
         _current_site = previous
 
 
-def topological(roots: Iterable[Node], stop: Callable[[Node], bool] = lambda n: False) -> list[Node]:
+def topological(
+    roots: Iterable[Node], stop: Callable[[Node], bool] = lambda n: False
+) -> list[Node]:
     """Every node the roots depend on, inputs first; does not look behind nodes where `stop` holds.
 
     Ids grow from inputs to outputs, so order by id is topological; the walk itself is iterative.
@@ -276,5 +285,3 @@ def topological(roots: Iterable[Node], stop: Callable[[Node], bool] = lambda n: 
         if not stop(node):
             stack.extend(node.inputs)
     return [seen[i] for i in sorted(seen)]
-
-

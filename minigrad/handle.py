@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 grad_enabled = True  # False inside no_grad()
 on_assign: Callable[[Any, Node], None] | None = None  # the step compiler hears (handle, old node)
+on_gradient: Callable[[Any], None] | None = None  # and of each handle whose .grad is about to grow
 tensor_class: Any = None  # what functions return; tensor.py sets it
 
 _new = object.__new__
@@ -48,16 +49,22 @@ class Handle:
         """The node of the graph that this tensor stands for now."""
         return self._node
 
+    @property
+    def is_leaf(self) -> bool:
+        """Whether this tensor is a point of differentiation, made by `requires_grad=True`."""
+        return self._is_leaf
+
     def _become_leaf(self) -> None:
         node = _differentiable(self._node)
         self._is_leaf = True
-        self._bind(node)
+        self.rebind(node)
 
-    def _bind(self, node: Node) -> None:
+    def rebind(self, node: Node) -> None:
         """Point at `node`. Values never change: whoever holds the old node still sees its value."""
         old = self._node
         node.handles += 1
         old.handles -= 1
+        old.rebound += 1
         self._node = node
         if self._is_leaf:
             node.owner = weakref.ref(self)

@@ -158,8 +158,10 @@ def _gather(
 
 def unshared(x: Node) -> Node:
     """`x`, in memory of our own if it borrows another object's."""
+    from minigrad.execution import capturing
+
     storage = x.storage
-    if storage is None or getattr(storage, "owner", None) is None:
+    if storage is None or getattr(storage, "owner", None) is None or capturing():
         return x
     backend = backend_of(x.device)
     nbytes = x.size * x.dtype.itemsize

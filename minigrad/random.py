@@ -121,11 +121,13 @@ def uniform(
 ) -> Tensor:
     """Numbers in [low, high), each multiple of the resolution equally likely."""
     target = _floating("uniform", dtype)
+    if not low <= high:
+        raise ValueError(f"uniform: expected low <= high, got {low} and {high}.")
     u = _unit(as_shape("uniform", shape), target, as_device(device), generator)
     if (low, high) != (0, 1):
         u = u * (high - low) + low
         # Rounding may reach `high`, which is excluded.
-        u = ops.where(ops.less(u, like(high, u)), u, like(low, u)) if high > low else u
+        u = ops.where(ops.less(u, like(high, u)), u, like(low, u))
     return wrap(u)
 
 

@@ -117,7 +117,7 @@ class Tensor(Handle):
             self._node.owner = None
             self._is_leaf = False
             if self._node.needs_grad:
-                self._bind(stop_gradient(self._node))
+                self.rebind(stop_gradient(self._node))
         return self
 
     def detach(self) -> Tensor:
@@ -166,7 +166,7 @@ class Tensor(Handle):
                 )
         else:
             new = constant("assign", number("assign", value), old.dtype, old.device, old.shape)
-        self._bind(variable(new) if self._is_leaf else new)
+        self.rebind(variable(new) if self._is_leaf else new)
         return self
 
     def _update(self, where: str, value: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ class Tensor(Handle):
             )
         if self._is_leaf:
             return self.assign(value)
-        self._bind(value._node)
+        self.rebind(value._node)
         return self
 
     # Values: everything here computes

@@ -37,12 +37,12 @@ def gradcheck(
 
         <c, (f(x + h d) - f(x - h d)) / 2h>  =  <vjp(c), d>
 
-    must hold within atol + rtol * |either side|. A plain sum of the outputs would not do as a probe: it
-    is constant for a normalization, whose wrong gradients can be zero as well. Order 2 checks in
+    must hold within atol + rtol * |either side|. A plain sum of the outputs would not do as probe:
+    it is constant for a normalization, whose wrong gradients can be zero as well. Order 2 checks in
     the same way the function that maps (x, c) to vjp(c), and so on for higher orders.
 
     Args:
-        f: takes the inputs, returns a float64 tensor or a tree of them; smooth within eps of the inputs.
+        f: takes the inputs, returns a float64 tensor or a tree of them; smooth near the inputs.
         inputs: float64 tensors; integer and bool tensors among them are passed on and not checked.
         order: how many derivatives to check, 1 or more.
         eps: the step h, in units of the largest element of the input, or 1 if all are smaller.
@@ -168,10 +168,10 @@ class _Probe:
         worst = max(range(n), key=lambda e: singles[e].excess)
         which = "gradient" if level == 1 else f"derivative of order {level}"
         return (
-            f"gradcheck: expected the {which} with respect to {name} to agree with central differences "
-            f"of step {self.tolerance.eps:g}, got {along} along a random direction. Worst element: "
-            f"{_index(worst, self.points[k].shape)}, {singles[worst]}. Check the vjp rules that f uses, "
-            "and that f has no kink there."
+            f"gradcheck: expected the {which} with respect to {name} to agree with central "
+            f"differences of step {self.tolerance.eps:g}, got {along} along a random direction. "
+            f"Worst element: {_index(worst, self.points[k].shape)}, {singles[worst]}. "
+            "Check the vjp rules that f uses, and that f has no kink there."
         )
 
 

@@ -1,8 +1,8 @@
 """One row per op: sample inputs from its domain, and how often it can be differentiated.
 
-`test_ops.py` checks every row against `reference.py`, and its derivatives against finite differences.
-A primitive without a row fails the completeness test. Inputs lie on a shuffled grid, so that they
-are distinct, not zero and further apart than a finite difference: no row sits on a kink.
+`test_ops.py` checks every row against `reference.py`, and its derivatives against finite
+differences. A primitive without a row fails the completeness test. Inputs lie on a shuffled grid:
+they are distinct, not zero and further apart than a step: no row sits on a kink.
 """
 
 from __future__ import annotations
@@ -77,7 +77,13 @@ class Case:
 
     def nodes(self, dtype: DType, device: Device, requires_grad: bool = False) -> list[Node]:
         return [
-            store(i.values(f"{self.name} {k}", dtype), i.shape, i.dtype or dtype, device, requires_grad)
+            store(
+                i.values(f"{self.name} {k}", dtype),
+                i.shape,
+                i.dtype or dtype,
+                device,
+                requires_grad,
+            )
             for k, i in enumerate(self.inputs)
         ]
 
@@ -94,7 +100,9 @@ def store(
     return leaf(backend_of(device).from_bytes(memoryview(data)), shape, dtype, device, needs_grad)
 
 
-def tensor_of(values: Values, shape: tuple[int, ...], device: Device, dtype: DType = float64) -> Any:
+def tensor_of(
+    values: Values, shape: tuple[int, ...], device: Device, dtype: DType = float64
+) -> Any:
     return wrap(store(values, shape, dtype, device))
 
 
@@ -198,8 +206,10 @@ CONTRACTIONS = [
     _row("dot", "vectors", real(5), real(5), batch=_NONE, contract=((0,), (0,))),
     _row("dot", "outer", real(3), real(2), batch=_NONE, contract=_NONE),
     _row("dot", "batch", real(2, 3, 4), real(2, 4, 2), batch=((0,), (0,)), contract=((2,), (1,))),
-    _row("dot", "batch last", real(3, 4, 2), real(2, 2, 4), batch=((2,), (0,)), contract=((1,), (2,))),
-    _row("dot", "two axes swapped", real(2, 3, 4), real(4, 2, 2), batch=_NONE, contract=((0, 2), (1, 0))),
+    _row("dot", "batch last", real(3, 4, 2), real(2, 2, 4), batch=((2,), (0,)),
+         contract=((1,), (2,))),
+    _row("dot", "two axes swapped", real(2, 3, 4), real(4, 2, 2), batch=_NONE,
+         contract=((0, 2), (1, 0))),
 ]
 
 
@@ -215,9 +225,11 @@ CONVOLUTIONS = [
     _conv("strided", real(1, 2, 6, 5), real(2, 2, 3, 2), stride=(2, 3), padding=((1, 0), (0, 2))),
     _conv("cropped", real(1, 1, 6, 5), real(2, 1, 2, 2), padding=((-1, 1), (0, -2))),
     _conv("dilated kernel", real(1, 2, 6, 6), real(2, 2, 2, 3), kernel_dilation=(2, 2)),
-    _conv("dilated input", real(1, 2, 3, 3), real(1, 2, 2, 2), input_dilation=(2, 3), padding=((1, 1), (2, 0))),
+    _conv("dilated input", real(1, 2, 3, 3), real(1, 2, 2, 2), input_dilation=(2, 3),
+          padding=((1, 1), (2, 0))),
     _conv("groups", real(2, 4, 3, 3), real(6, 2, 2, 2), groups=2),
-    _conv("depthwise", real(1, 3, 4, 4), real(3, 1, 3, 3), groups=3, padding=((1, 1), (1, 1)), stride=(2, 2)),
+    _conv("depthwise", real(1, 3, 4, 4), real(3, 1, 3, 3), groups=3, padding=((1, 1), (1, 1)),
+          stride=(2, 2)),
 ]
 
 
@@ -232,10 +244,12 @@ _OVERLAP = {"size": (3, 2), "stride": (2, 1), "padding": ((1, 1), (0, 1))}
 WINDOWS = [
     _window("window_sum", "pool", real(1, 2, 4, 4), **_ONE),
     _window("window_sum", "overlapping", real(1, 2, 5, 4), **_OVERLAP, **_ONE),
-    _window("window_sum", "dilated", real(5, 6), axes=(0, 1), dilation=(2, 3), stride=(1, 2), **_ONE),
-    _window("window_sum", "dilated input", real(3, 2), axes=(0, 1), input_dilation=(2, 2), padding=((1, 0), (1, 1))),
-    _window("window_sum", "across channels", real(1, 5, 2, 2), axes=(0, 1), size=(1, 3), stride=(1, 1),
-            padding=((0, 0), (1, 1)), **_ONE),
+    _window("window_sum", "dilated", real(5, 6), axes=(0, 1), dilation=(2, 3), stride=(1, 2),
+            **_ONE),
+    _window("window_sum", "dilated input", real(3, 2), axes=(0, 1), input_dilation=(2, 2),
+            padding=((1, 0), (1, 1))),
+    _window("window_sum", "across channels", real(1, 5, 2, 2), axes=(0, 1), size=(1, 3),
+            stride=(1, 1), padding=((0, 0), (1, 1)), **_ONE),
     _window("window_max", "pool", real(1, 2, 4, 4)),
     _window("window_max", "overlapping", real(1, 2, 5, 4), **_OVERLAP),
     _window("window_max", "dilated", real(5, 6), axes=(0, 1), dilation=(2, 3), stride=(1, 2)),

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from minigrad import device as devices
 from minigrad import execution, graph, handle
 from minigrad.config import config
 from minigrad.device import Device, as_device
 
-# Random programs are compiled, so an example can take seconds on a cold cache: no deadline. The same
-# examples every time, so that a failure of the suite is a failure of the change.
+# Test modules import their neighbours (`reference`, `cases`, ...) by name, from any folder.
+sys.path.insert(0, str(Path(__file__).parent))
+
+# Random programs are compiled, so an example can take seconds on a cold cache: no deadline, and no
+# shrinking, which compiles hundreds more. The same examples every time, so that a failure is one of
+# the change. HYPOTHESIS_PROFILE=thorough searches for new ones and shrinks what it finds.
+_SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile(
-    "default", max_examples=25, deadline=None, derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    "default", max_examples=25, deadline=None, derandomize=True, suppress_health_check=_SLOW,
+    phases=[Phase.explicit, Phase.generate],
 )  # fmt: skip
-settings.register_profile("thorough", settings.get_profile("default"), max_examples=500, derandomize=False)
+settings.register_profile("thorough", max_examples=500, deadline=None, suppress_health_check=_SLOW)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 

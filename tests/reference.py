@@ -1,7 +1,7 @@
 """What every primitive means, in plain Python: the oracle that kernels are tested against.
 
-Values are flat row-major lists of Python numbers, rounded to the node's dtype after each op. Nothing
-here is shared with the compiler or a backend, and nothing is fast.
+Values are flat row-major lists of Python numbers, rounded to the node's dtype after each op.
+Nothing here is shared with the compiler or a backend, and nothing is fast.
 """
 
 from __future__ import annotations

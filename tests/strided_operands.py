@@ -11,6 +11,7 @@ from typing import Any
 
 from backend_harness import Prepared
 from hypothesis import strategies as st
+
 from minigrad.backend.cpu import memory
 from minigrad.backend.launch import contiguous_strides
 from minigrad.dtype import as_dtype

@@ -15,6 +15,7 @@ import pytest
 from backend_harness import run_program
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+
 from minigrad.backend.cpu import conv, conv_lowering, micro, tables
 from minigrad.backend.launch import Operand, contiguous_strides
 

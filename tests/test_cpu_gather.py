@@ -10,8 +10,9 @@ import pytest
 from backend_harness import run_program
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from minigrad.backend.cpu import gather
 from strided_operands import Layout, dense, layouts, run_strided
+
+from minigrad.backend.cpu import gather
 
 NAN, INF = math.nan, math.inf
 DTYPES = ("float32", "float64", "int32", "int64", "uint8", "bool")

@@ -6,6 +6,7 @@ import pytest
 from backend_harness import Prepared, run_program
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from minigrad.backend.cpu import random_bits
 
 # Random123's kat_vectors, "philox4x32 10": counter, key, answer.

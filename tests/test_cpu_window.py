@@ -11,8 +11,9 @@ import pytest
 from backend_harness import Prepared, run_program
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from minigrad.backend.cpu import window
 from strided_operands import dense, layouts, run_strided
+
+from minigrad.backend.cpu import window
 
 NAN, INF = math.nan, math.inf
 FLOATS, DTYPES = ("float32", "float64"), ("float32", "float64", "int32", "uint8")

@@ -300,11 +300,15 @@ class TestGrad:
         assert x.grad is None
 
     def test_output_of_several_elements(self, vector):
-        with pytest.raises(ValueError, match=r"grad: expected f to return one element, got float64\[2\]"):
+        with pytest.raises(
+            ValueError, match=r"grad: expected f to return one element, got float64\[2\]"
+        ):
             mg.grad(lambda x: x * x)(vector([1.0, 2.0]))
 
     def test_output_that_is_no_tensor(self, vector):
-        with pytest.raises(TypeError, match="grad: expected f to return floating-point tensors, got str"):
+        with pytest.raises(
+            TypeError, match="grad: expected f to return floating-point tensors, got str"
+        ):
             mg.grad(lambda x: "no")(1.0)
 
     def test_aux_without_a_pair(self, vector):
@@ -313,7 +317,9 @@ class TestGrad:
 
     @pytest.mark.parametrize("argument", [3, True])
     def test_integer_argument(self, argument):
-        with pytest.raises(TypeError, match="grad: expected arguments to differentiate by that are"):
+        with pytest.raises(
+            TypeError, match="grad: expected arguments to differentiate by that are"
+        ):
             mg.grad(lambda x: x * x)(argument)
 
     def test_argnums_out_of_range(self, vector):
@@ -380,7 +386,9 @@ class TestProducts:
         assert close(product, [16.0, 121.0])
 
     def test_hvp_of_several_arguments(self, vector):
-        hx, hy = mg.hvp(lambda x, y: x * x * y, (vector(2.0), vector(3.0)), (vector(1.0), vector(10.0)))
+        hx, hy = mg.hvp(
+            lambda x, y: x * x * y, (vector(2.0), vector(3.0)), (vector(1.0), vector(10.0))
+        )
         assert close(hx, 46.0)
         assert close(hy, 4.0)
 
@@ -413,7 +421,9 @@ class TestMatrices:
         assert close(mg.hessian(lambda x: x.sum())(vector([1.0, 2.0])), [[0.0, 0.0], [0.0, 0.0]])
 
     def test_hessian_blocks(self, vector):
-        blocks = mg.hessian(lambda x, y: (x * x).sum() * y, argnums=(0, 1))(vector([1.0, 2.0]), vector(3.0))
+        blocks = mg.hessian(lambda x, y: (x * x).sum() * y, argnums=(0, 1))(
+            vector([1.0, 2.0]), vector(3.0)
+        )
         assert close(blocks[0][0], [[6.0, 0.0], [0.0, 6.0]])
         assert close(blocks[0][1], [2.0, 4.0])
         assert close(blocks[1][0], [2.0, 4.0])

@@ -234,6 +234,7 @@ for _ceil in (False, True):
         )
 
 
+@pytest.mark.filterwarnings("ignore:Using padding")
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", TORCH)
 def test_against_torch(name, dtype):
@@ -374,7 +375,7 @@ def test_running_statistics_of_instances_are_averaged():
     mean, var = mg.zeros(2, dtype="float64"), mg.ones(2, dtype="float64")
     nn.instance_norm(x, mean, var)
     m, v = torch.zeros(2).double(), torch.ones(2).double()
-    torch.nn.functional.instance_norm(torch.tensor(x.tolist()).double(), m, v)
+    torch.nn.functional.instance_norm(torch.tensor(x.tolist(), dtype=torch.float64), m, v)
     assert_close(mean, m.tolist())
     assert_close(var, v.tolist())
     y = nn.instance_norm(x, mean, var, use_input_stats=False)
@@ -462,11 +463,11 @@ def test_cross_entropy_against_torch(reduction, smoothing, weighted, ignored):
         label_smoothing=smoothing,
         ignore_index=ignored,
     )
-    x = torch.tensor(logits.tolist()).double().requires_grad_()
+    x = torch.tensor(logits.tolist(), dtype=torch.float64).requires_grad_()
     expected = torch.nn.functional.cross_entropy(
         x,
         torch.tensor(labels),
-        weight=torch.tensor(w.tolist()).double() if weighted else None,
+        weight=torch.tensor(w.tolist(), dtype=torch.float64) if weighted else None,
         reduction=reduction,
         label_smoothing=smoothing,
         ignore_index=-100 if ignored is None else ignored,
@@ -534,7 +535,7 @@ def test_binary_cross_entropy_against_torch():
     torch = pytest.importorskip("torch")
     x, t = mg.tensor(normal(4, 3) * 3, requires_grad=True), nn.sigmoid(normal(4, 3, seed=1))
     w, p = mg.abs(normal(4, 3, seed=2)), mg.abs(normal(3, seed=3))
-    a, b, c, d = (torch.tensor(v.tolist()).double() for v in (x, t, w, p))
+    a, b, c, d = (torch.tensor(v.tolist(), dtype=torch.float64) for v in (x, t, w, p))
     for ours, theirs in (({}, {}), ({"weight": w, "pos_weight": p}, {"weight": c, "pos_weight": d})):
         y = nn.binary_cross_entropy_with_logits(x, t, **ours)
         z = a.clone().requires_grad_()

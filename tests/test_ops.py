@@ -50,7 +50,9 @@ def _value_rows() -> list[Any]:
     rows = []
     for case in PRIMITIVE_CASES:
         floating = (float32, float64) if case.floating else ()
-        rows += [pytest.param(case, d, id=f"{case.name}-{d.name}") for d in floating + case.integers]
+        rows += [
+            pytest.param(case, d, id=f"{case.name}-{d.name}") for d in floating + case.integers
+        ]
     return rows
 
 
@@ -80,7 +82,9 @@ def test_derivatives(case: Case, device):
     gradcheck(case.f, *case.tensors(float64, device), order=case.order)
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, id=c.name) for c in PRIMITIVE_CASES if not c.order])
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=c.name) for c in PRIMITIVE_CASES if not c.order]
+)
 def test_no_derivative_by_decision(case: Case, device):
     nodes = case.nodes(float64 if case.floating else int64, device, requires_grad=True)
     y = case.f(*[wrap(n) for n in nodes]).node
@@ -223,7 +227,10 @@ def _empty_rows() -> list[tuple[str, Any]]:
         ("conv without room", conv((1, 2, 2, 2), (2, 2, 3, 3))),
         ("conv without room, strided", conv((1, 1, 2, 2), (1, 1, 3, 3), stride=2)),
         ("conv of no channels", conv((1, 0, 3, 3), (2, 0, 2, 2))),
-        ("window_sum without room", lambda s: ops.window_sum(s(1, 3), **window, input_dilation=(1, 1))),
+        (
+            "window_sum without room",
+            lambda s: ops.window_sum(s(1, 3), **window, input_dilation=(1, 1)),
+        ),
         ("window_max without room", lambda s: ops.window_max(s(1, 3), **window)),
         ("window_max of no rows", lambda s: ops.window_max(s(0, 3), **window)),
     ]
@@ -241,7 +248,9 @@ def test_empty_axes(label, build, device):
     y = build(sample)
     check(y)
     cotangent = cases.real(*y.shape).values(label, float64)
-    for x, g in zip(made, gradients([y], made, [store(cotangent, y.shape, float64, device)]), strict=True):
+    for x, g in zip(
+        made, gradients([y], made, [store(cotangent, y.shape, float64, device)]), strict=True
+    ):
         assert g is not None
         assert (g.shape, g.dtype) == (x.shape, x.dtype)
         check(g)
@@ -301,34 +310,146 @@ def _errors() -> list[tuple[str, Any, type[Exception], str]]:
 
     index = f(2, dtype=int64)
     return [
-        ("shapes", lambda: ops.add(f(2), f(3)), ValueError, r"add: expected equal shapes, got \(2,\), \(3,\)"),
-        ("dtypes", lambda: ops.add(f(2), f(2, dtype=float64)), TypeError, "got float32, float64. Promote"),
-        ("kind", lambda: ops.exp(f(2, dtype=int32)), TypeError, "exp: expected a float dtype, got int32"),
-        ("condition", lambda: ops.where(f(2), f(2), f(2)), TypeError, "where: expected a bool dtype"),
-        ("sum of bools", lambda: ops.sum_(f(2, dtype=bool_), axes=(0,)), TypeError, "sum: expected a number"),
-        ("axis", lambda: ops.sum_(f(2), axes=(1,)), ValueError, r"sum: expected distinct axes in 0..0, got \(1,\)"),
-        ("max of nothing", lambda: ops.max_(f(2, 0), axes=(1,)), ValueError, "max: expected at least one"),
-        ("argmax of nothing", lambda: ops.argmax(f(2, 0), axis=1), ValueError, "argmax: expected at least one"),
-        ("reshape", lambda: ops.reshape(f(2, 3), shape=(4,)), ValueError, "reshape: expected a shape of 6 elements"),
-        ("permute", lambda: ops.permute(f(2, 3), axes=(0, 0)), ValueError, "permute: expected an order"),
-        ("expand", lambda: ops.expand(f(2, 3), shape=(2, 4)), ValueError, "expand: expected extents of 1"),
-        ("slice", lambda: ops.narrow(f(3), 0, 2, 4), ValueError, "slice: expected 0 <= start <= stop <= 3"),
-        ("pad", lambda: ops.pad(f(3), low=(-1,), high=(0,), interior=(0,)), ValueError, "pad: expected amounts"),
-        ("concat", lambda: ops.concat(f(2, 3), f(2, 2), axis=0), ValueError, "concat: expected inputs alike"),
-        ("take", lambda: ops.take(f(2), f(2), axis=0), TypeError, "take: expected 1-D integer indices"),
-        ("take axis", lambda: ops.take(f(2), index, axis=1), ValueError, "take: expected an axis in 0..0"),
-        ("scatter", lambda: ops.scatter_add(index, f(3), size=4, axis=0), ValueError, "scatter_add: expected one"),
+        (
+            "shapes",
+            lambda: ops.add(f(2), f(3)),
+            ValueError,
+            r"add: expected equal shapes, got \(2,\), \(3,\)",
+        ),
+        (
+            "dtypes",
+            lambda: ops.add(f(2), f(2, dtype=float64)),
+            TypeError,
+            "got float32, float64. Promote",
+        ),
+        (
+            "kind",
+            lambda: ops.exp(f(2, dtype=int32)),
+            TypeError,
+            "exp: expected a float dtype, got int32",
+        ),
+        (
+            "condition",
+            lambda: ops.where(f(2), f(2), f(2)),
+            TypeError,
+            "where: expected a bool dtype",
+        ),
+        (
+            "sum of bools",
+            lambda: ops.sum_(f(2, dtype=bool_), axes=(0,)),
+            TypeError,
+            "sum: expected a number",
+        ),
+        (
+            "axis",
+            lambda: ops.sum_(f(2), axes=(1,)),
+            ValueError,
+            r"sum: expected distinct axes in 0..0, got \(1,\)",
+        ),
+        (
+            "max of nothing",
+            lambda: ops.max_(f(2, 0), axes=(1,)),
+            ValueError,
+            "max: expected at least one",
+        ),
+        (
+            "argmax of nothing",
+            lambda: ops.argmax(f(2, 0), axis=1),
+            ValueError,
+            "argmax: expected at least one",
+        ),
+        (
+            "reshape",
+            lambda: ops.reshape(f(2, 3), shape=(4,)),
+            ValueError,
+            "reshape: expected a shape of 6 elements",
+        ),
+        (
+            "permute",
+            lambda: ops.permute(f(2, 3), axes=(0, 0)),
+            ValueError,
+            "permute: expected an order",
+        ),
+        (
+            "expand",
+            lambda: ops.expand(f(2, 3), shape=(2, 4)),
+            ValueError,
+            "expand: expected extents of 1",
+        ),
+        (
+            "slice",
+            lambda: ops.narrow(f(3), 0, 2, 4),
+            ValueError,
+            "slice: expected 0 <= start <= stop <= 3",
+        ),
+        (
+            "pad",
+            lambda: ops.pad(f(3), low=(-1,), high=(0,), interior=(0,)),
+            ValueError,
+            "pad: expected amounts",
+        ),
+        (
+            "concat",
+            lambda: ops.concat(f(2, 3), f(2, 2), axis=0),
+            ValueError,
+            "concat: expected inputs alike",
+        ),
+        (
+            "take",
+            lambda: ops.take(f(2), f(2), axis=0),
+            TypeError,
+            "take: expected 1-D integer indices",
+        ),
+        (
+            "take axis",
+            lambda: ops.take(f(2), index, axis=1),
+            ValueError,
+            "take: expected an axis in 0..0",
+        ),
+        (
+            "scatter",
+            lambda: ops.scatter_add(index, f(3), size=4, axis=0),
+            ValueError,
+            "scatter_add: expected one",
+        ),
         ("dot extents", lambda: dot(f(2, 3), f(2, 3)), ValueError, "dot: expected equal extents"),
-        ("dot dtypes", lambda: dot(f(2, 3), f(3, 2, dtype=float64)), TypeError, "dot: expected one number dtype"),
-        ("conv groups", lambda: conv(f(1, 3, 4, 4), f(2, 3, 2, 2), groups=2), ValueError, "groups=2"),
-        ("window", lambda: ops.window_max(f(2, 3), axes=(0, 0), size=(1, 1), stride=(1, 1),
-                                          padding=((0, 0), (0, 0)), dilation=(1, 1)),
-         ValueError, "window_max: expected two axes"),
-        ("state", lambda: ops.random_bits(f(2), shape=(3,)), TypeError, r"random_bits: expected a state of int64\[2\]"),
-    ]  # fmt: skip
+        (
+            "dot dtypes",
+            lambda: dot(f(2, 3), f(3, 2, dtype=float64)),
+            TypeError,
+            "dot: expected one number dtype",
+        ),
+        (
+            "conv groups",
+            lambda: conv(f(1, 3, 4, 4), f(2, 3, 2, 2), groups=2),
+            ValueError,
+            "groups=2",
+        ),
+        (
+            "window",
+            lambda: ops.window_max(
+                f(2, 3),
+                axes=(0, 0),
+                size=(1, 1),
+                stride=(1, 1),
+                padding=((0, 0), (0, 0)),
+                dilation=(1, 1),
+            ),
+            ValueError,
+            "window_max: expected two axes",
+        ),
+        (
+            "state",
+            lambda: ops.random_bits(f(2), shape=(3,)),
+            TypeError,
+            r"random_bits: expected a state of int64\[2\]",
+        ),
+    ]
 
 
-@pytest.mark.parametrize(("label", "build", "kind", "text"), _errors(), ids=[e[0] for e in _errors()])
+@pytest.mark.parametrize(
+    ("label", "build", "kind", "text"), _errors(), ids=[e[0] for e in _errors()]
+)
 def test_errors_when_the_graph_is_built(label, build, kind, text):
     with pytest.raises(kind, match=text):
         build()
@@ -337,5 +458,7 @@ def test_errors_when_the_graph_is_built(label, build, kind, text):
 def test_gradient_error_names_the_op_without_a_derivative(device):
     x = store([1.0, 2.0], (1, 2), float64, device, needs_grad=True)
     y = ops.cast(ops.argmax(x, axis=1), dtype=float64)
-    with pytest.raises(GradientError, match=r"input float64\[1, 2\] through differentiable.*argmax"):
+    with pytest.raises(
+        GradientError, match=r"input float64\[1, 2\] through differentiable.*argmax"
+    ):
         gradients([y], [x], [const(1.0, float64, device, (1, 1))])

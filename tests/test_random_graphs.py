@@ -1,4 +1,4 @@
-"""Random graphs and their gradients: fused kernels against one op at a time, and against the reference.
+"""Random graphs and their gradients, compiled, against one op at a time and against the reference.
 
 Every op here is smooth where it is used, and keeps values near 1, so that rounding differences stay
 rounding differences. Decisions (`where`) depend on leaves alone, for the same reason.
@@ -94,7 +94,9 @@ class Builder:
 
     def binary(self) -> Node:
         a, b = self.partners()
-        return self.draw(st.sampled_from(BINARY if self.dtype.is_floating else INTEGER_BINARY))(a, b)
+        return self.draw(st.sampled_from(BINARY if self.dtype.is_floating else INTEGER_BINARY))(
+            a, b
+        )
 
     def partners(self) -> tuple[Node, Node]:
         """Two nodes broadcast to one shape; one node and a number if theirs do not fit."""
@@ -198,7 +200,7 @@ def text(roots: list[Node]) -> str:
 
 
 def with_gradients(y: Node, leaves: list[Node], order: int) -> list[Node]:
-    """y, its vector-Jacobian products for a fixed cotangent, and (order 2) those of the products."""
+    """y, its vector-Jacobian products for a fixed cotangent, and (order 2) theirs."""
     values = Input(y.shape, -1.0, 1.0).values("cotangent", y.dtype)
     c = store(values, y.shape, y.dtype, cpu)
     first = gradients([y], leaves, [c], unreached="zero")

@@ -100,7 +100,8 @@ class Program:
 
     def status_slot(self, message: str) -> int:
         """A slot of one int64 word, zeroed before each run. A kernel that stores a nonzero word there
-        makes the run raise IndexError(message), with `{value}` replaced by the word minus 1."""
+        makes the run raise IndexError(message), with `{value}` replaced by the word minus 1.
+        """
         slot = self.scratch_slot(8)
         self.checks.append((slot, message))
         return slot

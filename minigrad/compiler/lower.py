@@ -10,9 +10,10 @@ from minigrad.backend.launch import Operand, Program
 from minigrad.backend.loopnest import LoopNest, Store
 from minigrad.compiler.fuse import Group
 from minigrad.compiler.layout import collapsed, dense, identity_index, transposed
-from minigrad.compiler.nest import NestBuilder, point, simplified
 from minigrad.compiler.materialize import Placement
-from minigrad.graph import Node
+from minigrad.compiler.nest import NestBuilder, point, simplified
+from minigrad.device import cpu
+from minigrad.graph import Node, const_op
 
 Ints = tuple[int, ...]
 
@@ -87,9 +88,7 @@ class Lowering:
         rank = len(source.shape)
         load = ("load", point(source, index, rank))
         store = Store(0, point(out, index, rank), 0)
-        nest = LoopNest(
-            source.shape, (True,) * rank, [load], [source.dtype], [], [store]
-        )
+        nest = LoopNest(source.shape, (True,) * rank, [load], [source.dtype], [], [store])
         self.library.loop_nest(self.program, simplified(nest))
 
     def dense_copy(self, source: Operand) -> Operand:
@@ -204,10 +203,8 @@ def _random_bits(low: Lowering, node: Node, out: Operand) -> None:
 
 
 def _fill_zero(low: Lowering, out: Operand) -> None:
-    from minigrad.device import cpu
-    from minigrad.graph import const
-
-    zero = const(0, out.dtype, cpu)
+    # Not the graph's own zero, if it has one: another graph of this structure may have a 3 there.
+    zero = Node(const_op, (), {"value": 0}, (), out.dtype, cpu, False)
     shape = out.shape
     expression = ("const", low.const_slot(zero), out.dtype.name)
     store = Store(0, point(out, identity_index(shape), len(shape)), 0)
@@ -248,4 +245,3 @@ _RULES: dict[str, Callable[[Lowering, Node, Operand], None]] = {
     "pad": _pad,
     "concat": _concat,
 }
-

@@ -157,13 +157,9 @@ class Placement:
     def _ensure_dense(self, node: Node) -> None:
         """Give a node memory in row-major order that starts its slot."""
         operand = self.locate(node)
-        if operand is None and node.op.kind == "identity":
+        if (operand is None and node.op.kind == "identity") or (operand is None and node.op.name == "reshape"):
             self._ensure_dense(node.inputs[0])
-        elif operand is None and node.op.name == "reshape":
-            self._ensure_dense(node.inputs[0])
-        elif operand is None or operand != dense(operand.slot, node.dtype, node.shape):
-            self._store(node)
-        elif self._is_part(node, operand):
+        elif operand is None or operand != dense(operand.slot, node.dtype, node.shape) or self._is_part(node, operand):
             self._store(node)
 
     def _is_part(self, node: Node, operand: Operand) -> bool:

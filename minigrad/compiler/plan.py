@@ -13,7 +13,7 @@ from minigrad.compiler.fuse import fuse
 from minigrad.compiler.lower import Lowering
 from minigrad.compiler.materialize import Placement
 from minigrad.device import backend_of
-from minigrad.graph import Node, const_op, topological
+from minigrad.graph import Node, const_op, const_value, topological
 
 MOST_PLANS = 256
 
@@ -45,7 +45,7 @@ class Plan:
         self._const_values = [n.attrs["value"] for n in lowering.constants]
         self.constants = [position.get(n.id, -1) for n in lowering.constants]
         input_slots = len(placement.inputs)
-        self.outputs = []
+        self.outputs: list[tuple[int, int]] = []
         self.fresh: dict[int, int] = {}  # slots that become the nodes' own memory -> bytes
         for node in wanted:
             operand = placement.locate(node)
@@ -131,14 +131,14 @@ def run_graph(wanted: Sequence[Node]) -> None:
         nodes = topological(wanted, stop=computed)
         kept = _worth_keeping(nodes, wanted)
         plan = plan_for(nodes, kept)
-        buffers = plan.run(
-            [nodes[p].storage for p in plan.inputs], plan.constant_values(nodes)
-        )
+        buffers = plan.run([nodes[p].storage for p in plan.inputs], plan.constant_values(nodes))
         for position, slot in plan.outputs:
             nodes[position].storage = buffers[slot]
         for position, _ in plan.outputs:
             node = nodes[position]
-            if not any(n.needs_grad for n in node.inputs):
+            on_path = node.needs_grad and any(n.needs_grad for n in node.inputs)
+            # What is constant stays so, since other graphs share it.
+            if node.inputs and not on_path and const_value(node) is None:
                 node.forget()
 
 
@@ -160,7 +160,7 @@ def _worth_keeping(nodes: Sequence[Node], wanted: Sequence[Node]) -> list[Node]:
         if n.storage is None
         and (
             n.id in asked
-            or n.handles
+            or (n.handles and const_value(n) is None)
             or (n.id in on_path and n.op.kind in ("reduce", "kernel") and n.dtype.is_floating)
         )
     ]

@@ -57,7 +57,7 @@ def _conv_infer(
     x: Node, w: Node, *, stride: Pair, padding: Padding, input_dilation: Pair,
     kernel_dilation: Pair, groups: int,
 ) -> tuple[Shape, DType]:  # fmt: skip
-    """x (N, C, H, W), w (O, C / groups, KH, KW) -> (N, O, OH, OW); cross-correlation."""
+    """X (N, C, H, W), w (O, C / groups, KH, KW) -> (N, O, OH, OW); cross-correlation."""
     if x.dtype is not w.dtype or x.dtype.kind == "bool":
         raise TypeError(f"conv: expected one number dtype, got {x.dtype.name}, {w.dtype.name}.")
     if x.ndim != 4 or w.ndim != 4 or x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
@@ -79,7 +79,9 @@ def _regroup(w: Node, groups: int) -> Node:
     """Swap the in and out channels of each group: (G*O, C, ...) -> (G*C, O, ...)."""
     out, inner, kh, kw = w.shape
     split = reshape(w, shape=(groups, out // groups, inner, kh, kw))
-    return reshape(permute(split, axes=(0, 2, 1, 3, 4)), shape=(groups * inner, out // groups, kh, kw))
+    return reshape(
+        permute(split, axes=(0, 2, 1, 3, 4)), shape=(groups * inner, out // groups, kh, kw)
+    )
 
 
 def _conv_vjp(g: Node, y: Node, x: Node, w: Node, *, stride, padding, input_dilation,
@@ -107,7 +109,7 @@ def _conv_vjp(g: Node, y: Node, x: Node, w: Node, *, stride, padding, input_dila
     exact = []  # crop the high side so that exactly the kernel's extent comes out
     for i in range(2):
         dilated = (size[i] - 1) * input_dilation[i] + 1 if size[i] else 0
-        span = (windows[i] - 1) * stride[i] + 1
+        span = (windows[i] - 1) * stride[i] + 1 if windows[i] else 0
         needed = (kernel[i] - 1) * kernel_dilation[i] + span
         exact.append((padding[i][0], needed - dilated - padding[i][0]))
     to_w = conv(

@@ -35,7 +35,9 @@ def _expand_infer(x: Node, *, shape: Shape) -> tuple[Shape, DType]:
 def _slice_infer(x: Node, *, starts: Ints, stops: Ints, steps: Ints) -> tuple[Shape, DType]:
     for n, a, b, s in zip(x.shape, starts, stops, steps, strict=True):
         if not (0 <= a <= b <= n and s >= 1):
-            raise ValueError(f"slice: expected 0 <= start <= stop <= {n} and step > 0, got {a, b, s}.")
+            raise ValueError(
+                f"slice: expected 0 <= start <= stop <= {n} and step > 0, got {a, b, s}."
+            )
     return tuple(-(-(b - a) // s) for a, b, s in zip(starts, stops, steps, strict=True)), x.dtype
 
 

@@ -13,7 +13,9 @@ Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 
 
-def window_extent(n: int, size: int, stride: int, padding: Pair, dilation: int, input_dilation: int):
+def window_extent(
+    n: int, size: int, stride: int, padding: Pair, dilation: int, input_dilation: int
+):
     """How many windows fit along one axis; 0 when none does."""
     dilated = (n - 1) * input_dilation + 1 if n else 0
     room = dilated + padding[0] + padding[1] - ((size - 1) * dilation + 1)
@@ -45,13 +47,21 @@ def _sum_infer(
     x: Node, *, axes: Pair, size: Pair, stride: Pair, padding: Padding, dilation: Pair,
     input_dilation: Pair,
 ) -> tuple[Shape, DType]:  # fmt: skip
-    return _windowed("window_sum", x, axes, size, stride, padding, dilation, input_dilation), x.dtype
+    return _windowed(
+        "window_sum", x, axes, size, stride, padding, dilation, input_dilation
+    ), x.dtype
 
 
 def _sum_vjp(g: Node, y: Node, x: Node, *, axes, size, stride, padding, dilation, input_dilation):
     back = tuple(
         transposed_padding(
-            x.shape[a], y.shape[a], size[i], stride[i], padding[i][0], dilation[i], input_dilation[i]
+            x.shape[a],
+            y.shape[a],
+            size[i],
+            stride[i],
+            padding[i][0],
+            dilation[i],
+            input_dilation[i],
         )
         for i, a in enumerate(axes)
     )

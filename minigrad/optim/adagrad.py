@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from minigrad.functions.elementwise import sqrt
-from minigrad.optim.optimizer import Group, Optimizer, State, filled
+from minigrad.optim.optimizer import Group, Optimizer, State
 from minigrad.tensor import Tensor
 
 
@@ -41,9 +41,9 @@ class Adagrad(Optimizer):
 
     counts_steps = True
 
-    def initial_state(self, p: Tensor, group: Group) -> State:
+    def initial_state(self, group: Group) -> dict[str, float]:
         """The sum of squares."""
-        return {"sum": filled(p, group["initial_accumulator_value"])}
+        return {"sum": group["initial_accumulator_value"]}
 
     def update(self, p: Tensor, g: Tensor, state: State, group: Group) -> None:
         """One step of one parameter."""

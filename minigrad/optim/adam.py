@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from minigrad.functions.elementwise import maximum, sqrt
-from minigrad.optim.optimizer import Group, Optimizer, State, filled
+from minigrad.optim.optimizer import Group, Optimizer, State
 from minigrad.tensor import Tensor
 
 
@@ -47,10 +47,10 @@ class Adam(Optimizer):
 
     counts_steps = True
 
-    def initial_state(self, p: Tensor, group: Group) -> State:
+    def initial_state(self, group: Group) -> dict[str, float]:
         """The moments."""
-        names = ["exp_avg", "exp_avg_sq"] + ["max_exp_avg_sq"] * bool(group["amsgrad"])
-        return {name: filled(p) for name in names}
+        moments = {"exp_avg": 0.0, "exp_avg_sq": 0.0}
+        return moments | {"max_exp_avg_sq": 0.0} if group["amsgrad"] else moments
 
     def decayed(self, p: Tensor, g: Tensor, group: Group) -> tuple[Tensor, Tensor]:
         """The parameter and the gradient after weight decay."""

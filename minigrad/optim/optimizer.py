@@ -154,24 +154,28 @@ class Optimizer:
         """Assign new values to the parameter and its state; `g` is its gradient."""
         raise NotImplementedError
 
-    def initial_state(self, p: Tensor, group: Group) -> State:
-        """The state of a parameter before its first step, without the step count."""
+    def initial_state(self, group: Group) -> dict[str, float]:
+        """What is kept for each parameter of a group beside the step count, and its first value."""
         return {}
 
-    counts_steps = False  # whether the state of a parameter holds "step", a float64 count
+    counts_steps = False  # whether "step", a float64 count, is part of the state
 
     def refresh(self) -> None:
         """Make what a step reads exist and be up to date. See [Note: a step is a graph]."""
         counts: dict[Device, Tensor] = {}
         for group in self.param_groups:
+            names = self.initial_state(group)
             for p in group["params"]:
-                if p not in self.state:
-                    state = self.initial_state(p, group)
+                state = self.state.get(p)
+                if state is None:
+                    state = self.state[p] = {}
                     if self.counts_steps:
                         if p.device not in counts:
                             counts[p.device] = _stored(0.0, (), float64, p.device)
                         state["step"] = counts[p.device]
-                    self.state[p] = state
+                for name, value in names.items():  # options may have changed since the last step
+                    if name not in state:
+                        state[name] = _stored(value, p.shape, p.dtype, p.device)
         for (index, name, _), (handle, known) in list(self._numbers.items()):
             value = _number(self.param_groups[index], name)
             if value != known:
@@ -240,48 +244,49 @@ class Optimizer:
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a `state_dict` of an optimizer with equal groups.
+        """Continue from a `state_dict` of an optimizer with equal groups; their options come along.
 
         Raises: ValueError when groups, names or shapes differ; then nothing is changed.
         """
-        self.refresh()
         groups = state_dict["param_groups"]
         sizes, own = ([len(g["params"]) for g in gs] for gs in (groups, self.param_groups))
         if sizes != own:
             raise ValueError(
                 f"{self._name}.load_state_dict: expected groups of {own} parameters, got {sizes}."
             )
-        indices = [i for g in groups for i in g["params"]]
-        pairs = []
-        for i, p in zip(indices, self._parameters(), strict=True):
-            loaded = state_dict["state"].get(i, {})
-            for name, value in self.state[p].items():
-                if name not in loaded and loaded:
-                    raise ValueError(
-                        f"{self._name}.load_state_dict: expected {name!r} in the state of "
-                        f"parameter {i}, got {', '.join(loaded)}."
-                    )
-                if loaded and tuple(loaded[name].shape) != value.shape:
-                    raise ValueError(
-                        f"{self._name}.load_state_dict: expected {name!r} of parameter {i} of "
-                        f"shape {value.shape}, got {tuple(loaded[name].shape)}."
-                    )
-            pairs.append((p, loaded))
-        counts: dict[tuple[Device, float], Tensor] = {}  # equal counts are shared again
-        for p, loaded in pairs:
-            for name in self.state[p]:
-                if name == "step":
-                    steps = float(loaded["step"]) if loaded else 0.0
-                    if (p.device, steps) not in counts:
-                        count = _stored(steps, (), float64, p.device)
-                        counts[p.device, steps] = count
-                    self.state[p]["step"] = counts[p.device, steps]
-                elif loaded:
-                    own_value = self.state[p][name]
-                    own_value.assign(loaded[name].astype(own_value.dtype).to(own_value.device))
+        loaded: dict[Tensor, State] = {}
+        for group, saved in zip(self.param_groups, groups, strict=True):
+            names = self.initial_state({**group, **saved})
+            for p, i in zip(group["params"], saved["params"], strict=True):
+                loaded[p] = state_dict["state"].get(i, {})
+                if loaded[p]:  # a parameter that never stepped may have none
+                    self._check_state(i, p, loaded[p], names)
         for group, saved in zip(self.param_groups, groups, strict=True):
             group.update((k, v) for k, v in saved.items() if k != "params")
         self.refresh()
+        counts: dict[tuple[Device, float], Tensor] = {}  # equal counts are shared again
+        for p, values in loaded.items():
+            for name, mine in self.state[p].items():
+                if name == "step":
+                    key = p.device, float(values["step"]) if values else 0.0
+                    if key not in counts:
+                        counts[key] = _stored(key[1], (), float64, p.device)
+                    self.state[p][name] = counts[key]
+                elif name in values:
+                    mine.assign(values[name].detach().astype(mine.dtype).to(mine.device))
+
+    def _check_state(self, i: int, p: Tensor, loaded: State, names: dict[str, float]) -> None:
+        for name in [*names, "step"] if self.counts_steps else names:
+            if name not in loaded:
+                raise ValueError(
+                    f"{self._name}.load_state_dict: expected {name!r} in the state of "
+                    f"parameter {i}, got {', '.join(loaded)}."
+                )
+            if name in names and tuple(loaded[name].shape) != p.shape:
+                raise ValueError(
+                    f"{self._name}.load_state_dict: expected {name!r} of parameter {i} of "
+                    f"shape {p.shape}, got {tuple(loaded[name].shape)}."
+                )
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
@@ -314,12 +319,8 @@ def _number(group: Group, name: str) -> float:
     return group[name]
 
 
-def filled(p: Tensor, value: float = 0.0) -> Tensor:
-    """A state tensor of the parameter's shape, dtype and device, with memory of its own."""
-    return _stored(value, p.shape, p.dtype, p.device)
-
-
 def _stored(value: float, shape: Shape, dtype: DType, device: Device) -> Tensor:
+    """A tensor with memory of its own: equal constants would be one node, and so one state."""
     data = array(dtype.format, [value]) * prod(shape)
     storage = backend_of(device).from_bytes(memoryview(data).cast("B"))
     return Tensor(leaf(storage, shape, dtype, device))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from minigrad.functions.elementwise import sqrt
-from minigrad.optim.optimizer import Group, Optimizer, State, filled
+from minigrad.optim.optimizer import Group, Optimizer, State
 from minigrad.tensor import Tensor
 
 
@@ -47,11 +47,14 @@ class RMSprop(Optimizer):
         super().check_options(group)
         self.require(0 <= group["alpha"] <= 1, "alpha in [0, 1]", group["alpha"])
 
-    def initial_state(self, p: Tensor, group: Group) -> State:
+    def initial_state(self, group: Group) -> dict[str, float]:
         """The mean square, and what the options ask for."""
-        names = ["square_avg"]
-        names += ["momentum_buffer"] * bool(group["momentum"]) + ["grad_avg"] * group["centered"]
-        return {name: filled(p) for name in names}
+        wanted = {
+            "square_avg": True,
+            "momentum_buffer": group["momentum"],
+            "grad_avg": group["centered"],
+        }
+        return {name: 0.0 for name, is_wanted in wanted.items() if is_wanted}
 
     def update(self, p: Tensor, g: Tensor, state: State, group: Group) -> None:
         """One step of one parameter."""

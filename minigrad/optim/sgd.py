@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from minigrad.functions.elementwise import where
-from minigrad.optim.optimizer import Group, Optimizer, State, filled
+from minigrad.optim.optimizer import Group, Optimizer, State
 from minigrad.tensor import Tensor
 
 
@@ -58,9 +58,9 @@ class SGD(Optimizer):
                 f"momentum={group['momentum']} and dampening={group['dampening']}",
             )
 
-    def initial_state(self, p: Tensor, group: Group) -> State:
+    def initial_state(self, group: Group) -> dict[str, float]:
         """The velocity v."""
-        return {"momentum_buffer": filled(p)} if group["momentum"] else {}
+        return {"momentum_buffer": 0.0} if group["momentum"] else {}
 
     def update(self, p: Tensor, g: Tensor, state: State, group: Group) -> None:
         """One step of one parameter."""

@@ -15,7 +15,7 @@ from minigrad.config import config
 # milliseconds. Set before the first parallel call; a value of the user's own is respected.
 os.environ.setdefault("OMP_PROC_BIND", "true")
 
-SOURCE = '''
+SOURCE = """
 from numba import prange
 
 
@@ -37,7 +37,7 @@ def kernel(rows, begin, end):
             call_kernel(address, table, 0, extent)
         else:
             parallel_for(address, table, extent, tasks)
-'''
+"""
 
 
 @cache

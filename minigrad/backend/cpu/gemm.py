@@ -165,12 +165,14 @@ def _cuts(product: Product, row_step: int, column_step: int) -> Iterator[Cut]:
     yield cut(1, 1, 1, 1)
     threads = num_threads()
     if threads > 1:
-        for rows in range(1, min(threads, row_panels) + 1):
-            for columns in range(1, min(threads // rows, column_panels) + 1):
-                depth = 1
-                while depth <= min(threads // (rows * columns), max(1, k // 64)):
+        for rows in _divisors(threads, row_panels):
+            for columns in _divisors(threads // rows, column_panels):
+                for depth in _divisors(threads // (rows * columns), max(1, k // 64)):
                     yield cut(rows, columns, depth, threads)
-                    depth *= 2
+
+
+def _divisors(n: int, limit: int) -> list[int]:
+    return [d for d in range(1, min(n, limit) + 1) if n % d == 0]
 
 
 def _float_plans(product: Product) -> Iterator[Plan]:
@@ -181,11 +183,10 @@ def _float_plans(product: Product) -> Iterator[Plan]:
         yield _tiles_plan(product, cut)
     if product.sizes[1] > 2 * rows:  # the kernels for few rows cannot win
         return
-    for cut in _cuts(product, 1, width):
-        if b_column == 1:
-            yield _rows_plan(product, cut)
-        if b_depth == 1:
-            yield _dots_plan(product, cut)
+    if b_column == 1:
+        yield from (_rows_plan(product, cut) for cut in _cuts(product, 1, width))
+    if b_depth == 1:
+        yield from (_dots_plan(product, cut) for cut in _cuts(product, 1, 1))
 
 
 def _total(product: Product, cut: Cut, unit_cycles: float, *, gathers: bool) -> float:

@@ -8,6 +8,7 @@ depth group writes its own partial result, c_part bytes apart.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from string import Template
 from textwrap import indent
@@ -78,17 +79,61 @@ def strided_tile(dtype: str, rows: int, vectors: int) -> Any:
                 start = e.add(c, e.times(c_row, i))
                 e.store_tile([row], start, c_row, columns, _word(1), beta)
 
-    signature = types.void(*[types.intp] * 11)
-
-    def codegen(context, builder, signature, args):
-        emit(builder, *args)
-        return context.get_dummy_value()
+    signature, codegen = _instructions(11, emit)
 
     @intrinsic
     def tile(typingctx, depth, a, a_row, a_depth, b, b_depth, c, c_row, columns, valid_rows, beta):
         return signature, codegen
 
     return tile
+
+
+@cache
+def turned_block(dtype: str) -> Any:
+    """turn(dst, dst_row, src, src_row, rows): dst[c][r] = src[r][c] for c, r < lanes.
+
+    All lanes x lanes of dst are written, with copies of the last row where r >= rows > 0; steps are
+    in bytes. Rows must be readable for that many elements. No lane is masked off, as an absent page
+    would make that slow.
+    """
+
+    def emit(builder, dst, dst_row, src, src_row, rows):
+        e = _Emitter(builder, dtype)
+        last = builder.sub(rows, _word(1))
+        block = []
+        for r in range(e.lanes):
+            row = builder.select(builder.icmp_signed("<", _word(r), rows), _word(r), last)
+            block.append(e.load(e.add(src, builder.mul(row, src_row))))
+        distance = e.lanes // 2
+        while distance:  # swap the off-diagonal quarters of ever smaller blocks
+            lane = range(e.lanes)
+            low = [x if not x & distance else e.lanes + x - distance for x in lane]
+            high = [x + distance if not x & distance else e.lanes + x for x in lane]
+            for r in lane:
+                if not r & distance:
+                    pair = block[r], block[r + distance]
+                    block[r], block[r + distance] = e.shuffle(*pair, low), e.shuffle(*pair, high)
+            distance //= 2
+        for r, row in enumerate(block):
+            e.store(row, e.add(dst, e.times(dst_row, r)))
+
+    signature, codegen = _instructions(5, emit)
+
+    @intrinsic
+    def turn(typingctx, dst, dst_row, src, src_row, rows):
+        return signature, codegen
+
+    return turn
+
+
+def _instructions(arity: int, emit: Callable[..., None]) -> tuple[Any, Any]:
+    """The type of a function of `arity` words without result, and its code generator."""
+
+    def codegen(context, builder, signature, args):
+        emit(builder, *args)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * arity), codegen
 
 
 # One function, since every level of calls has LLVM optimize the inlined code once more. A unit is
@@ -120,11 +165,11 @@ $load
 # A packed panel holds, for each step of the depth, `width` neighbours on the other axis. It takes
 # steps up to the next multiple of the lanes, and one vector more.
 _PACK = """
-from minigrad.backend.cpu.gemm_kernels import strided_tile
-from minigrad.backend.cpu.micro import copy_prefix, transpose
+from minigrad.backend.cpu.gemm_kernels import strided_tile, turned_block
+from minigrad.backend.cpu.micro import copy_prefix
 
 copy = copy_prefix("$T")
-flip = transpose("$T")
+turn = turned_block("$T")
 $TILES
 
 @njit(**OPTIONS)
@@ -139,8 +184,8 @@ def pack(to, width, source, step, depth_step, valid, depth):
         # Downwards, since where width is no multiple of the lanes a block spills into the next row.
         for i in range((valid - 1) // $LANES * $LANES, -1, -$LANES):
             for q in range(0, depth, $LANES):
-                flip(to + q * row + i * $SIZE, row, source + i * step + q * depth_step, step,
-                     depth - q, valid - i)
+                turn(to + q * row + i * $SIZE, row, source + i * step + q * depth_step, step,
+                     valid - i)
     else:
         for i in range(valid):
             for q in range(depth):
@@ -297,9 +342,7 @@ def rows_kernel(dtype: str) -> Kernel:
 
 def dots_kernel(dtype: str) -> Kernel:
     """For few rows and a B with contiguous columns. C may be strided."""
-    return _product(
-        "matmul_dots", dtype, _DOTS_UNIT, ROWS=1, LANES=lanes(dtype), SIZE=ITEMSIZE[dtype]
-    )
+    return _product("matmul_dots", dtype, _DOTS_UNIT, ROWS=1, LANES=1, SIZE=ITEMSIZE[dtype])
 
 
 def wrapping_kernel(dtype: str) -> Kernel:

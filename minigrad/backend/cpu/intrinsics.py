@@ -95,7 +95,8 @@ def store_bool(typingctx, address, index, value):
 @intrinsic
 def call_kernel(typingctx, address, table, begin, end):
     """Call the kernel at `address`. Passing the address costs 1.5 us a parallel call; unboxing a
-    first-class function costs 27."""
+    first-class function costs 27.
+    """
     signature = types.void(types.intp, types.intp, types.intp, types.intp)
 
     def codegen(context, builder, signature, args):

@@ -114,9 +114,7 @@ def _load_module(name: str, text: str, folder: Path | None) -> python_types.Modu
     if folder is not None:
         path = folder / f"{name}.py"
         try:
-            if not path.exists():
-                _write_atomically(path, text)
-            elif path.read_text() != text:  # a torn write of an earlier crash
+            if not path.exists() or path.read_text() != text:
                 _write_atomically(path, text)
         except OSError as error:
             _warn_once(f"cannot write {path} ({error.strerror})")

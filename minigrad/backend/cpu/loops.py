@@ -181,9 +181,7 @@ class _Emitter:
     def _name(self) -> str:
         """Reductions, then the ops in order: a name a profile can be read by."""
         ops = [r.kind for r in self.nest.reductions]
-        ops += [
-            e[0] for e in self.nest.expressions if e[0] not in LEAVES
-        ]
+        ops += [e[0] for e in self.nest.expressions if e[0] not in LEAVES]
         return "_".join(dict.fromkeys(ops))[:60] or "copy"
 
     def _decode(self, axes: list[int], flat: str) -> None:

@@ -414,7 +414,7 @@ def copy_even_window(dtype: str) -> Any:
                 mask, builder.not_(e.lanes_below(builder.shl(low, _word(1)), first))
             )
             halves.append(e.masked_load(e.add(src, e.vector_bytes(half)), mask))
-        e.store(e.shuffle(*halves, [2 * lane for lane in range(e.lanes)]), dst)
+        e.store(e.shuffle(halves[0], halves[1], [2 * lane for lane in range(e.lanes)]), dst)
 
     @intrinsic
     def move(typingctx, dst, src, low, high):

@@ -40,7 +40,7 @@ def source(
     constants: Mapping[str, Any] | None = None,
     unit: Iterable[str] = (),
 ) -> str:
-    """The text of a kernel whose table holds the operands' words, then `sizes`, then what is at TAIL.
+    """The text of a kernel whose table holds the operands' words, then `sizes`, and more at TAIL.
 
     An operand `x` of rank 2 brings the variables x (its address), x_0 and x_1 (its strides) and
     the functions load_x, store_x and x_type of its dtype. The operands named in `unit` have a last

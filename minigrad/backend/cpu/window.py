@@ -70,8 +70,8 @@ def window_sum(
     }
     rows = prod(out.shape[:3])
     work = out.size * prod(size)
-    body = kernels.window_sum(load)
-    _launch(program, f"window_sum_{load}", operands, sizes, (*firsts, *ends, *masks), body, rows, work)
+    body, tail = kernels.window_sum(load), (*firsts, *ends, *masks)
+    _launch(program, f"window_sum_{load}", operands, sizes, tail, body, rows, work)
 
 
 def window_max(
@@ -288,7 +288,7 @@ def _taps(
     padding: Padding,
     dilation: Pair,
 ) -> list[int]:
-    """Each tap's first element in a row of x, the same in `target` if that is another, the masks."""
+    """Each tap's first element in a row of x, and of `target` if that is another; the masks."""
     x = operands["x"]
     columns = [j * dilation[1] - padding[1][0] for j in range(size[1])]
     words = [c * x.strides[3] for c in columns]

@@ -290,8 +290,10 @@ _PAIR_SELECT = (
 
 
 def _write_cells(cells: tuple[str, str, str, str]) -> str:
-    """Write four vectors into the cells of LANES windows of `out`; rows and columns left over by
-    an odd height or width become zero. Here a row may be the last one alone, which has no windows."""
+    """Write four vectors into the cells of LANES windows of `out`.
+
+    The column that an odd width leaves over becomes zero.
+    """
     top_left, top_right, bottom_left, bottom_right = cells
     return f"""
                 store_lanes(top_out, 2 * column, low, zip_low({top_left}, {top_right}))
@@ -306,6 +308,7 @@ def _write_cells(cells: tuple[str, str, str, str]) -> str:
 """
 
 
+# The last row of an odd height is in no window.
 _LONE_ROW = """            if 2 * row + 1 == height:
                 for column in range(width):
                     store_out(top_out, column, out_type(0))

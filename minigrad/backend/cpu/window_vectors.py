@@ -169,7 +169,7 @@ def spread(typingctx, value, lanes):
 
 @intrinsic(prefer_literal=True)
 def ramp(typingctx, first, step, lanes):
-    """first + step * lane, in the integer type of `first`."""
+    """Lane l is first + step * l, in the integer type of `first`."""
     n, element = lanes.literal_value, types.unliteral(first)
 
     def codegen(context, builder, signature, args):
