@@ -1,4 +1,8 @@
-"""The array functions against plain Python: values, special values, promotion, errors."""
+"""The array functions against plain Python: values, special values, promotion, errors.
+
+What a function is composed of does not depend on the device, so most tests run on the interpreter of
+`reference.py`. Those that take `device` are about its arithmetic: accuracy, special values, kernels.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,23 @@ import random
 from typing import Any
 
 import pytest
+import reference
 
 import minigrad as mg
 
 INF, NAN = math.inf, math.nan
 RTOL = {"float32": 2e-6, "float64": 1e-14}
+
+
+@pytest.fixture(autouse=True)
+def interpreted(request: Any) -> Any:
+    """Compute on the interpreter, unless the test names a device."""
+    if "device" in request.fixturenames:
+        yield
+    else:
+        undo = reference.install()
+        yield
+        undo()
 
 
 def flat(values: Any) -> list[Any]:
@@ -157,9 +173,9 @@ BINARY: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", BINARY)
-def test_binary(name: str, device: Any) -> None:
+def test_binary(name: str) -> None:
     left, right = [-2.5, 1.0, 0.0, 3.0], [2.0, 1.0, -4.0, 0.75]
-    x, y = mg.tensor(left, device=device), mg.tensor(right, device=device)
+    x, y = mg.tensor(left), mg.tensor(right)
     function, reference = getattr(mg, name), BINARY[name]
     assert_close(function(x, y), [reference(a, b) for a, b in zip(left, right, strict=True)])
     assert_close(function(x, 2.0), [reference(a, 2.0) for a in left])
@@ -337,10 +353,10 @@ REDUCTIONS = {
 
 @pytest.mark.parametrize("axis", [None, 0, -1, (0, 2), ()])
 @pytest.mark.parametrize("name", REDUCTIONS)
-def test_reductions(name: str, axis: Any, device: Any) -> None:
+def test_reductions(name: str, axis: Any) -> None:
     shape = (3, 5, 7)
     values = grid(shape)
-    x = mg.tensor(values, "float64", device)
+    x = mg.tensor(values, "float64")
     axes = tuple(range(3)) if axis is None else (axis,) if isinstance(axis, int) else axis
     axes = tuple(a % 3 for a in axes)
     expected = reduce_reference(values, shape, axes, REDUCTIONS[name])
@@ -351,10 +367,19 @@ def test_reductions(name: str, axis: Any, device: Any) -> None:
     assert_close(flat(dropped.tolist()), flat(expected), 1e-11)
 
 
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_reductions_on_devices(name: str, device: Any) -> None:
+    shape = (4, 9, 33)
+    values = grid(shape)
+    expected = reduce_reference(values, shape, (0, 2), REDUCTIONS[name])
+    found = getattr(mg, name)(mg.tensor(values, device=device), (0, 2), keepdims=True)
+    assert_close(found, expected, 3e-6)
+
+
 @pytest.mark.parametrize("name", ["argmax", "argmin"])
-def test_argmax(name: str, device: Any) -> None:
+def test_argmax(name: str) -> None:
     values = grid((4, 6))
-    x = mg.tensor(values, device=device)
+    x = mg.tensor(values)
     best = max if name == "argmax" else min
     assert getattr(mg, name)(x, 1).tolist() == [row.index(best(row)) for row in values]
     columns = [list(c) for c in zip(*values, strict=True)]

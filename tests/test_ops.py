@@ -8,7 +8,7 @@ from typing import Any
 import cases
 import pytest
 import reference
-from cases import INTEGERS, PRIMITIVE_CASES, Case, store
+from cases import FUNCTION_CASES, INTEGERS, PRIMITIVE_CASES, Case, store
 
 from minigrad import execution, graph, ops
 from minigrad.autodiff import gradients
@@ -53,11 +53,11 @@ def _value_rows() -> list[Any]:
         rows += [
             pytest.param(case, d, id=f"{case.name}-{d.name}") for d in floating + case.integers
         ]
-    return rows
+    return rows + [pytest.param(c, float32, id=c.name) for c in FUNCTION_CASES]
 
 
 def _derivable() -> list[Any]:
-    return [pytest.param(c, id=c.name) for c in PRIMITIVE_CASES if c.order]
+    return [pytest.param(c, id=c.name) for c in PRIMITIVE_CASES + FUNCTION_CASES if c.order]
 
 
 def test_every_primitive_has_a_row():
@@ -284,7 +284,14 @@ def test_derivatives_at_kinks_and_poles(device):
     assert computed(to_x) == computed(to_exponent) == [0.0]
 
 
-@pytest.mark.parametrize("bad", [-1, 4])
+def test_negative_indices_count_from_the_end(device):
+    x = store([1.0, 2.0, 3.0], (3,), float32, device)
+    index = store([-1, 0, -3], (3,), int64, device)
+    assert computed(ops.take(x, index, axis=0)) == [3.0, 1.0, 1.0]
+    check(ops.scatter_add(index, x, size=4, axis=0))
+
+
+@pytest.mark.parametrize("bad", [-5, 4])
 def test_index_out_of_range(bad, device):
     x = store([1.0] * 4, (4,), float32, device)
     index = store([0, bad], (2,), int64, device)

@@ -18,7 +18,8 @@ def window_extent(
 ):
     """How many windows fit along one axis; 0 when none does."""
     dilated = (n - 1) * input_dilation + 1 if n else 0
-    room = dilated + padding[0] + padding[1] - ((size - 1) * dilation + 1)
+    span = (size - 1) * dilation + 1 if size else 0
+    room = dilated + padding[0] + padding[1] - span
     return room // stride + 1 if room >= 0 else 0
 
 
