@@ -6,12 +6,14 @@ First the nine steps of the derivation with their numbers on four values, then f
 largest difference between what minigrad derives and (a) the chain rule stage by stage, (b) the
 closed form, both by hand (`examples/batchnorm_by_hand.py`), (c) central differences. By hand and by
 differences everything is computed in float64 from the numbers the layer saw, so the rows in float32
-show the error of the layer alone.
+show the error of the layer alone. What is done by hand runs under `mg.eager()`, op by op as written;
+the layer runs as users run it, fused.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -89,21 +91,23 @@ class Data(NamedTuple):
 
 def draw(case: Case, seed: int) -> Data:
     """Random inputs. The cotangent g is random too: for a plain sum, every dx would be 0."""
-    generator = mg.random.Generator(seed)
     channels = (case.shape[1],)
+    count = 2 * math.prod(case.shape) + 4 * case.shape[1]
+    numbers = mg.random.normal((count,), dtype="float64", generator=mg.random.Generator(seed))
+    stream = iter(numbers.tolist())
 
-    def normal(shape: tuple[int, ...]) -> Tensor:
-        return mg.random.normal(shape, dtype=case.dtype, generator=generator)
+    def tensor(shape: tuple[int, ...], f: Callable[[float], float] = float) -> Tensor:
+        values = [f(next(stream)) for _ in range(math.prod(shape))]
+        return mg.reshape(mg.tensor(values, dtype=case.dtype), shape)
 
-    x = case.mean + case.scale * normal(case.shape)
-    gamma, beta = mg.ones(channels, dtype=case.dtype), mg.zeros(channels, dtype=case.dtype)
-    if case.affine:
-        gamma, beta = gamma + 0.5 * normal(channels), normal(channels)
-    mean = case.mean + case.scale * normal(channels)
-    var = case.scale**2 * (0.5 + mg.abs(normal(channels)))
-    data = Data(x, gamma, beta, normal(case.shape), mean, var)
-    mg.evaluate(*data)
-    return data
+    return Data(
+        x=tensor(case.shape, lambda z: case.mean + case.scale * z),
+        gamma=tensor(channels, lambda z: 1 + 0.5 * z if case.affine else 1),
+        beta=tensor(channels, lambda z: z if case.affine else 0),
+        g=tensor(case.shape),
+        mean=tensor(channels, lambda z: case.mean + case.scale * z),
+        var=tensor(channels, lambda z: case.scale**2 * (0.5 + abs(z))),
+    )
 
 
 def layer_of(case: Case, data: Data) -> BatchNorm:
@@ -132,10 +136,11 @@ def automatic(case: Case, data: Data) -> Gradients:
     return Gradients(*mg.gradients([y], [x, layer.weight, layer.bias], [data.g]))
 
 
+@mg.eager()
 def by_hand(case: Case, data: Data) -> tuple[Gradients, Gradients]:
-    """Stage by stage and in closed form, in float64, each op computed as it is written (`eager`)."""
+    """Stage by stage and in closed form, in float64."""
     x, gamma, _, g, mean, var = data.astype("float64")
-    with mg.no_grad(), mg.eager():
+    with mg.no_grad():
         if case.training:
             stages = training_in_stages(x, gamma, g, case.eps)
             closed = training_closed_form(x, gamma, g, case.eps)
@@ -156,7 +161,7 @@ def without_affine(dx: Tensor, case: Case) -> Gradients:
 def central_differences(case: Case, data: Data) -> Gradients:
     """Every element of x, gamma and beta moved by h and 2h to both sides, in float64."""
     case, data = replace(case, dtype="float64"), data.astype("float64")
-    width = (case.scale**2 + case.eps) ** 0.5  # over which y changes by about 1
+    h = 1e-3 * mg.min(deviation(case, data)).item()  # y changes by about 1 over one deviation
 
     def loss(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         layer = layer_of(case, data._replace(gamma=gamma, beta=beta))
@@ -164,7 +169,7 @@ def central_differences(case: Case, data: Data) -> Gradients:
 
     x, gamma, beta = data.x, data.gamma, data.beta
     with mg.no_grad():
-        dx = slopes(lambda v: loss(v, gamma, beta), x, 1e-3 * width)
+        dx = slopes(lambda v: loss(v, gamma, beta), x, h)
         if not case.affine:
             return without_affine(dx, case)
         dgamma = slopes(lambda v: loss(x, v, beta), gamma, 1e-2)
@@ -190,18 +195,26 @@ def slopes(f: Callable[[Tensor], Tensor], at: Tensor, h: float) -> Tensor:
     return mg.reshape(mg.tensor(found, dtype=at.dtype), at.shape)
 
 
+@mg.eager()
+def deviation(case: Case, data: Data) -> Tensor:
+    """What the layer divides by, for each channel: sqrt(var + eps)."""
+    x, gamma, beta, _, _, var = data.astype("float64")
+    if case.training:
+        return flat(forward_in_stages(x, gamma, beta, case.eps).std)
+    return mg.sqrt(var + case.eps)
+
+
+@mg.eager()
 def largest_terms(case: Case, data: Data) -> Gradients:
     """The size of the terms that each formula adds up: what a difference is relative to.
 
     Not of the result: with two values per channel the terms of dx cancel down to eps / var.
     """
-    x, gamma, _, g, _, var = data.astype("float64")
-    if case.training:
-        var = flat(forward_in_stages(x, gamma, gamma, case.eps).var)
-    largest = mg.max(mg.abs(g))
-    return Gradients(largest * mg.max(mg.abs(gamma) / mg.sqrt(var + case.eps)), largest, largest)
+    gamma, g = data.gamma.astype("float64"), mg.max(mg.abs(data.g.astype("float64")))
+    return Gradients(g * mg.max(mg.abs(gamma) / deviation(case, data)), g, g)
 
 
+@mg.eager()
 def relative_difference(found: Gradients, expected: Gradients, terms: Gradients) -> list[float]:
     """For dx, dgamma and dbeta: max |found - expected| over the size of the terms."""
     return [
@@ -281,6 +294,7 @@ STEP |= {"mu": 1, "xmu": 2, "sq": 3, "var": 4, "std": 5, "inv": 6, "xhat": 7, "s
 STEP |= {"dx": 1}
 
 
+@mg.eager()
 def nine_steps() -> str:
     """The derivation with numbers: x = 1, 3, 5, 7, gamma = 2, beta = 0.5, eps = 0.001, g = 1, 0, 0, 0."""
 
@@ -306,11 +320,10 @@ def float32_by_hand(seed: int) -> str:
     case = Case("", (32, 2, 8, 8), dtype="float32", mean=1e4)
     data = draw(case, seed)
     terms, (exact, _) = largest_terms(case, data), by_hand(case, data)
-    ways = {
-        "automatic": automatic(case, data),
-        "stage by stage": training_in_stages(data.x, data.gamma, data.g, case.eps),
-        "closed form": training_closed_form(data.x, data.gamma, data.g, case.eps),
-    }
+    with mg.eager():
+        stages = training_in_stages(data.x, data.gamma, data.g, case.eps)
+        closed = training_closed_form(data.x, data.gamma, data.g, case.eps)
+    ways = {"automatic": automatic(case, data), "stage by stage": stages, "closed form": closed}
     lines = [
         f"{name:18}" + "".join(f"{d:10.0e}" for d in relative_difference(found, exact, terms))
         for name, found in ways.items()

@@ -39,20 +39,21 @@ def gradients(
             nodes[node.id] = node
             heapq.heappush(queue, -node.id)
 
-    for output, g in zip(outputs, cotangents, strict=True):
-        if output.id in on_path:
-            accumulate(output, g)
-    while queue:  # highest id first: every consumer of a node has a higher id than it
-        node = nodes[-heapq.heappop(queue)]
-        if node.op.vjp is None or not node.inputs:
-            continue
-        if not any(n.id in on_path for n in node.inputs):
-            continue
-        with graph.site(node.site):
-            parts = node.op.vjp(adjoints[node.id], node, *node.inputs, **node.attrs)
-        for source, part in zip(node.inputs, parts, strict=True):
-            if part is not None and source.id in on_path:
-                accumulate(source, part)
+    with graph.derivative(outputs):
+        for output, g in zip(outputs, cotangents, strict=True):
+            if output.id in on_path:
+                accumulate(output, g)
+        while queue:  # highest id first: every consumer of a node has a higher id than it
+            node = nodes[-heapq.heappop(queue)]
+            if node.op.vjp is None or not node.inputs:
+                continue
+            if not any(n.id in on_path for n in node.inputs):
+                continue
+            with graph.site(node.site):
+                parts = node.op.vjp(adjoints[node.id], node, *node.inputs, **node.attrs)
+            for source, part in zip(node.inputs, parts, strict=True):
+                if part is not None and source.id in on_path:
+                    accumulate(source, part)
 
     results: list[Node | None] = []
     for node in inputs:

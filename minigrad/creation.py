@@ -9,7 +9,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from minigrad import interchange, ops
+from minigrad import ops
 from minigrad.device import Device, as_device, backend_of
 from minigrad.dtype import DType, as_dtype, bool_, float32, float64, int64, of_scalar, promote
 from minigrad.functions.arguments import as_shape, as_type, constant, expand_to, node_of, number
@@ -46,6 +46,7 @@ _TYPE_CODES = {
     "float32": "f",
     "float64": "d",
 }
+_NESTED = (list, tuple, range)
 
 
 def tensor(
@@ -99,6 +100,8 @@ def from_dlpack(x: Any, device: Device | str | None = None, copy: bool | None = 
     """The tensor that another library exports through DLPack, sharing its memory where possible."""
     if isinstance(x, Tensor):
         return asarray(x, device=device, copy=copy)
+    from minigrad import interchange  # ctypes: a third of the time that `import minigrad` may take
+
     node = interchange.from_dlpack("from_dlpack", x, copy)
     return _moved(wrap(node), device)
 
@@ -110,11 +113,13 @@ def _moved(x: Tensor, device: Device | str | None) -> Tensor:
 def _node_from(
     where: str, data: Any, dtype: DType | str | None, device: Device | str | None, copy: bool | None
 ) -> Node:
+    from minigrad import interchange
+
     target = None if dtype is None else as_dtype(dtype, f"{where}: dtype")
     if isinstance(data, Handle):
         node = interchange.unshared(node_of(where, data)) if copy else node_of(where, data)
         node = stop_gradient(node) if where == "tensor" else node
-    elif _is_nested(data) or _is_number(data):
+    elif isinstance(data, _NESTED) or _is_number(data):
         return _from_lists(where, data, target, _usable(device), copy)
     else:
         node = interchange.from_object(where, data, copy)
@@ -188,29 +193,21 @@ def _flattened(where: str, data: Any) -> tuple[Shape, list[Number]]:
     shape: list[int] = []
     level: list[Any] = [data]
     while True:
-        nested = [_is_nested(v) for v in level]
-        if not any(nested):
-            if not any(hasattr(v, "tolist") and not isinstance(v, numbers.Real) for v in level):
-                break
-            # Arrays and tensors inside lists: their values.
-            level = [v.tolist() if hasattr(v, "tolist") else v for v in level]
-            continue
-        first = level[0]
-        for i, (value, is_list) in enumerate(zip(level, nested, strict=True)):
-            if not is_list and hasattr(value, "tolist"):
-                value = level[i] = value.tolist()
-            if _is_nested(value) and _is_nested(first):
-                if len(value) == len(first):
-                    continue
-                got = f"{len(first)} at {_place(0, shape)} and {len(value)} at {_place(i, shape)}"
-            else:
-                got = (
-                    f"{_kind(first)} at {_place(0, shape)} and {_kind(value)} at {_place(i, shape)}"
+        kinds = set(map(type, level))
+        if any(hasattr(k, "tolist") and not issubclass(k, numbers.Real) for k in kinds):
+            level = [v.tolist() if hasattr(v, "tolist") else v for v in level]  # arrays, tensors
+            kinds = set(map(type, level))
+        if not any(issubclass(k, _NESTED) for k in kinds):
+            break
+        lengths = [_length(v) for v in level]
+        for i, n in enumerate(lengths):
+            if n != lengths[0]:
+                raise ValueError(
+                    f"{where}: expected nested lists of equal length, got {_extent(lengths[0])} "
+                    f"at {_place(0, shape)} and {_extent(n)} at {_place(i, shape)}. Pad the short "
+                    "rows."
                 )
-            raise ValueError(
-                f"{where}: expected nested lists of equal length, got {got}. Pad the short rows."
-            )
-        shape.append(len(first))
+        shape.append(len(level[0]))
         level = [v for row in level for v in row]
         if not level:
             break
@@ -225,12 +222,13 @@ def _flattened(where: str, data: Any) -> tuple[Shape, list[Number]]:
     return tuple(shape), level
 
 
-def _is_nested(value: Any) -> bool:
-    return isinstance(value, (list, tuple, range))
+def _length(value: Any) -> int | None:
+    """None for a number."""
+    return len(value) if isinstance(value, _NESTED) else None  # type: ignore[arg-type]
 
 
-def _kind(value: Any) -> str:
-    return "a list" if _is_nested(value) else "a number"
+def _extent(length: int | None) -> str:
+    return "a number" if length is None else f"a list of {length}"
 
 
 def _place(position: int, shape: list[int]) -> str:

@@ -60,6 +60,7 @@ class Node:
         "inputs",
         "needs_grad",
         "op",
+        "order",
         "owner",
         "rebound",
         "shape",
@@ -82,6 +83,11 @@ class Node:
         self.shape, self.dtype, self.device = shape, dtype, device
         self.needs_grad = needs_grad
         self.id = next(_ids)
+        order = _current_order
+        for n in inputs:
+            if n.order > order:
+                order = n.order
+        self.order = order  # of the derivative it was first built for; 0: the forward
         self.storage: Any = None
         self.handles = 0  # live Tensors; a node with one is kept when its graph is computed
         self.owner: Any = None  # weak reference to the Tensor that a leaf belongs to
@@ -137,6 +143,7 @@ PRIMITIVES: dict[str, Primitive] = {}
 _ids = itertools.count()
 _table: weakref.WeakValueDictionary[Any, Node] = weakref.WeakValueDictionary()
 _current_site: Site | None = None
+_current_order = 0
 on_build: Callable[[Node], None] | None = None  # eager mode computes each node here
 
 
@@ -268,20 +275,42 @@ def site(where: Site | None):
         _current_site = previous
 
 
+@contextmanager
+def derivative(outputs: Iterable[Node]):
+    """Nodes built inside belong to a derivative of `outputs`: one order higher than any of those."""
+    global _current_order
+    previous = _current_order
+    _current_order = max(previous, 1 + max([n.order for n in outputs], default=0))
+    try:
+        yield
+    finally:
+        _current_order = previous
+
+
 def topological(
     roots: Iterable[Node], stop: Callable[[Node], bool] = lambda n: False
 ) -> list[Node]:
     """Every node the roots depend on, inputs first; does not look behind nodes where `stop` holds.
 
-    Ids grow from inputs to outputs, so order by id is topological; the walk itself is iterative.
+    The order follows the edges alone (depth first), not the ids: graphs of equal structure list their
+    nodes alike, whichever of their constants and leaves happened to exist before. It is iterative.
     """
-    seen: dict[int, Node] = {}
+    result: list[Node] = []
+    entered: set[int] = set()
+    done: set[int] = set()
     stack = list(roots)
+    stack.reverse()
     while stack:
-        node = stack.pop()
-        if node.id in seen:
-            continue
-        seen[node.id] = node
-        if not stop(node):
-            stack.extend(node.inputs)
-    return [seen[i] for i in sorted(seen)]
+        node = stack[-1]
+        if node.id not in entered:
+            entered.add(node.id)
+            if not stop(node):
+                before = [n for n in reversed(node.inputs) if n.id not in done]
+                if before:
+                    stack += before
+                    continue
+        stack.pop()
+        if node.id not in done:
+            done.add(node.id)
+            result.append(node)
+    return result

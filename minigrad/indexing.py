@@ -29,7 +29,7 @@ _EVERYTHING = slice(None)
 
 @dataclass
 class _Gather:
-    """An int64 index tensor for one axis. `is_safe`: in 0..extent - 1 for sure; others may be negative."""
+    """An int64 index tensor for one axis; unless `is_safe`, it may hold negative numbers."""
 
     index: Node
     is_safe: bool

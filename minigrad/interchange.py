@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from minigrad import dlpack
 from minigrad.backend.launch import contiguous_strides
@@ -96,7 +96,7 @@ def _from_array_interface(
         node = _from_buffer(where, view.cast("B") if view.nbytes else view, copy)
         return leaf(node.storage, shape, dtype, cpu)
     strides = interface.get("strides")
-    address = int(data[0])
+    address = cast("tuple[int, bool]", data)[0]
     return from_memory(where, address, shape, strides, dtype, obj, copy)
 
 

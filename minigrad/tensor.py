@@ -189,11 +189,9 @@ class Tensor(Handle):
 
     def _values(self) -> memoryview:
         """The elements in row-major order as bytes in the host's memory."""
-        from minigrad import execution
+        from minigrad.execution import export_bytes
 
-        node = self._node
-        execution.compute([node])
-        return backend_of(node.device).to_bytes(node.storage, node.size * node.dtype.itemsize)
+        return export_bytes(self)
 
     def tolist(self) -> Any:
         """The values as nested lists of Python numbers; a number for shape ()."""

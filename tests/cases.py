@@ -314,7 +314,6 @@ def _batch_norm(x: Any, weight: Any, bias: Any) -> Any:
     return nn.batch_norm(x, None, None, weight, bias, training=True)
 
 
-# fmt: off
 _IMAGE = real(2, 4, 3, 2)
 FUNCTION_CASES = [
     _function("matmul", lambda a, b: a @ b, real(2, 2, 3), real(3, 2)),
@@ -326,31 +325,72 @@ FUNCTION_CASES = [
     _function("indexing", lambda x: x[1:, ::2] * x[0, None, 1], real(3, 4)),
     _function("integer indexing", lambda x, i: x[i, 1], real(4, 3), indices(5, 4)),
     _function("boolean indexing", lambda x: x[x > 0.0], real(3, 4)),
-    _function("take_along_axis", lambda x: mg.take_along_axis(x, mg.argmax(x, axis=1, keepdims=True), axis=1),
-              real(3, 4)),
-    _function("roll, tile, repeat", lambda x: mg.roll(mg.tile(mg.repeat(x, 2, axis=0), (1, 2)), 1, axis=1), real(2, 3)),
+    _function(
+        "take_along_axis",
+        lambda x: mg.take_along_axis(x, mg.argmax(x, axis=1, keepdims=True), axis=1),
+        real(3, 4),
+    ),
+    _function(
+        "roll, tile, repeat",
+        lambda x: mg.roll(mg.tile(mg.repeat(x, 2, axis=0), (1, 2)), 1, axis=1),
+        real(2, 3),
+    ),
     _function("tril, diagonal", lambda x: mg.tril(x) * mg.diagonal(x), real(3, 3)),
     _function("broadcasting", lambda a, b: a * b - a / (b * b + 1.0), real(3, 1), real(2, 1, 4)),
     _function("linear", nn.linear, real(2, 3), real(4, 3), real(4)),
-    _function("conv2d", lambda x, w, b: nn.conv2d(x, w, b, stride=2, padding=1), real(1, 2, 4, 5), real(3, 2, 3, 3), real(3)),
-    _function("conv_transpose2d",
-              lambda x, w, b: nn.conv_transpose2d(x, w, b, stride=2, padding=1, output_padding=1, groups=2),
-              real(1, 2, 3, 2), real(2, 2, 3, 2), real(4)),
+    _function(
+        "conv2d",
+        lambda x, w, b: nn.conv2d(x, w, b, stride=2, padding=1),
+        real(1, 2, 4, 5),
+        real(3, 2, 3, 3),
+        real(3),
+    ),
+    _function(
+        "conv_transpose2d",
+        lambda x, w, b: nn.conv_transpose2d(
+            x, w, b, stride=2, padding=1, output_padding=1, groups=2
+        ),
+        real(1, 2, 3, 2),
+        real(2, 2, 3, 2),
+        real(4),
+    ),
     _function("max_pool2d", lambda x: nn.max_pool2d(x, 3, 2, padding=1), real(1, 2, 4, 4)),
-    _function("avg_pool2d", lambda x: nn.avg_pool2d(x, 2, 2, padding=1, count_include_pad=False), real(1, 2, 3, 4)),
+    _function(
+        "avg_pool2d",
+        lambda x: nn.avg_pool2d(x, 2, 2, padding=1, count_include_pad=False),
+        real(1, 2, 3, 4),
+    ),
     _function("adaptive_avg_pool2d", lambda x: nn.adaptive_avg_pool2d(x, (2, 3)), real(1, 2, 5, 4)),
     _function("moments", _moments, real(3, 2, 2)),
     _function("batch_norm", _batch_norm, _IMAGE, positive(4), real(4)),
-    _function("layer_norm", lambda x, w, b: nn.layer_norm(x, (4,), w, b), real(3, 4), positive(4), real(4)),
-    _function("group_norm", lambda x, w, b: nn.group_norm(x, 2, w, b), _IMAGE, positive(4), real(4)),
+    _function(
+        "layer_norm", lambda x, w, b: nn.layer_norm(x, (4,), w, b), real(3, 4), positive(4), real(4)
+    ),
+    _function(
+        "group_norm", lambda x, w, b: nn.group_norm(x, 2, w, b), _IMAGE, positive(4), real(4)
+    ),
     _function("instance_norm", nn.instance_norm, _IMAGE),
     _function("rms_norm", lambda x, w: nn.rms_norm(x, (4,), w), real(3, 4), positive(4)),
-    _function("local_response_norm", lambda x: nn.local_response_norm(x, 3, alpha=0.5), real(1, 4, 2, 2)),
-    _function("local_response_norm within", lambda x: nn.local_response_norm(x, 3, alpha=0.5, mode="within_channel"),
-              real(1, 2, 3, 3)),
+    _function(
+        "local_response_norm", lambda x: nn.local_response_norm(x, 3, alpha=0.5), real(1, 4, 2, 2)
+    ),
+    _function(
+        "local_response_norm within",
+        lambda x: nn.local_response_norm(x, 3, alpha=0.5, mode="within_channel"),
+        real(1, 2, 3, 3),
+    ),
     _function("softmax", nn.softmax, real(3, 4)),
-    _function("cross_entropy", lambda x, k: nn.cross_entropy(x, k, label_smoothing=0.1), real(3, 4), indices(3, 4)),
-    _function("binary_cross_entropy_with_logits", nn.binary_cross_entropy_with_logits, real(5), Input((5,), 0.0, 1.0)),
+    _function(
+        "cross_entropy",
+        lambda x, k: nn.cross_entropy(x, k, label_smoothing=0.1),
+        real(3, 4),
+        indices(3, 4),
+    ),
+    _function(
+        "binary_cross_entropy_with_logits",
+        nn.binary_cross_entropy_with_logits,
+        real(5),
+        Input((5,), 0.0, 1.0),
+    ),
     _function("mse_loss", nn.mse_loss, real(2, 3), real(2, 3)),
 ]
-# fmt: on

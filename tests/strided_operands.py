@@ -1,4 +1,4 @@
-"""Operands with any strides for tests of backend lowerings, and a check that gaps stay untouched."""
+"""Operands of any strides for tests of backend lowerings; gaps must stay untouched."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def run_strided(
     out: Layout,
     out_dtype: str,
 ) -> list[Any]:
-    """`build(program, *inputs, out)` run on such operands: the output's elements in row-major order.
+    """The output of `build(program, *inputs, out)` on such operands, in row-major order.
 
     Elements between the inputs' are huge, so that reading one shows; those between the output's
     must keep their poison.

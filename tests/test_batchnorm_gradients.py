@@ -24,16 +24,16 @@ TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
 
 
 @st.composite
-def cases(draw, dtype=("float64", "float32")):
-    channels = draw(st.integers(1, 5))
-    fully_connected = draw(st.booleans())
-    spatial = () if fully_connected else draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+def cases(draw, smallest=1, dtypes=("float64", "float32")):
+    """Kernels are generic in extents, but an extent of 1 is another kernel: most have none."""
+    extents = st.integers(2, 7)
+    spatial = () if draw(st.booleans()) else draw(st.tuples(extents, extents))
     return Case(
         name="random",
-        shape=(draw(st.integers(1, 9)), channels, *spatial),
+        shape=(draw(st.integers(smallest, 9)), draw(extents), *spatial),
         training=draw(st.booleans()),
         affine=draw(st.booleans()),
-        dtype=draw(st.sampled_from(dtype)),
+        dtype=draw(st.sampled_from(dtypes)),
         mean=draw(st.sampled_from([0.0, -3.0, 100.0])),
         scale=draw(st.sampled_from([1.0, 0.01, 50.0])),
     )
@@ -45,7 +45,7 @@ def assert_close(case, data, found, expected, tolerance=None):
     assert worst <= (tolerance or TOLERANCE[case.dtype]), (case, worst)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(case=cases(), seed=st.integers(0, 2**31))
 def test_automatic_equals_by_hand_over_random_shapes(case, seed):
     data = example.draw(case, seed)
@@ -74,12 +74,12 @@ def test_automatic_equals_central_differences(case):
     assert_close(case, data, example.automatic(case, data), expected, tolerance=1e-7)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(case=cases(dtype=("float64",)), seed=st.integers(0, 2**31))
+@given(case=cases(dtypes=("float64",)), seed=st.integers(0, 2**31))
 def test_the_papers_listing_is_the_same_function(case, seed):
     case = dataclasses.replace(case, training=True, affine=True)
     data = example.draw(case, seed)
-    expected = paper_chain_rule(data.x, data.gamma, data.g, case.eps)
+    with mg.eager():
+        expected = paper_chain_rule(data.x, data.gamma, data.g, case.eps)
     assert_close(case, data, example.automatic(case, data), expected)
 
 
@@ -98,8 +98,7 @@ def test_second_derivatives_against_central_differences(shape, affine, training)
     assert mg.gradcheck(batch_norm, *inputs, order=2)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(case=cases(dtype=("float64",)), seed=st.integers(0, 2**31))
+@given(case=cases(smallest=2, dtypes=("float64",)), seed=st.integers(0, 2**31))
 def test_second_derivative_equals_its_closed_form(case, seed):
     case = dataclasses.replace(case, training=True, affine=True)
     data, u = example.draw(case, seed), example.draw(case, seed + 1).g
@@ -108,13 +107,15 @@ def test_second_derivative_equals_its_closed_form(case, seed):
     g = mg.tensor(data.g, requires_grad=True)
     dx = mg.gradients([layer(x)], [x], [g], create_graph=True)[0]
     found = mg.gradients([dx], [x, layer.weight, g], [u])
-    expected = second_derivative(data.x, data.gamma, data.g, u, case.eps)
-    # The terms of d(dx)/dx carry two factors 1 / std, those of the others one.
-    terms = example.largest_terms(case, data)
-    inv = (terms.dx / terms.dgamma).item()
-    size = mg.max(mg.abs(u)).item() * max(1.0, terms.dgamma.item())
-    for a, b, factor in zip(found, expected, (inv * inv, inv, inv), strict=True):
-        assert mg.max(mg.abs(a - b)).item() <= 1e-10 * case.shape[0] * 25 * size * max(factor, 1e-3)
+    mg.evaluate(*found)
+    with mg.eager():
+        expected = second_derivative(data.x, data.gamma, data.g, u, case.eps)
+        # The terms that are added up carry one more factor 1 / std in d(dx)/dx.
+        inv = 1 / mg.min(example.deviation(case, data)).item()
+        size = mg.max(mg.abs(u)).item() * mg.max(mg.abs(data.g)).item() * data.x.size * inv
+        size *= max(1.0, mg.max(mg.abs(data.gamma)).item())
+        for a, b, factor in zip(found, expected, (inv, 1, 1), strict=True):
+            assert mg.max(mg.abs(a - b)).item() <= 1e-10 * size * max(factor, 1)
 
 
 GOLDEN = {  # NORMALIZATION.md section 4.2, computed independently of this code
@@ -141,9 +142,10 @@ def golden_inputs():
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_stages(name):
-    x, gamma, beta, g = golden_inputs()
-    forward = hand.forward_in_stages(x, gamma, beta, 1e-3)
-    stages = forward._asdict() | hand.backward_in_stages(g, gamma, forward)._asdict()
+    with mg.eager():
+        x, gamma, beta, g = golden_inputs()
+        forward = hand.forward_in_stages(x, gamma, beta, 1e-3)
+        stages = forward._asdict() | hand.backward_in_stages(g, gamma, forward)._asdict()
     assert hand.flat(stages[name]).tolist() == pytest.approx(GOLDEN[name], abs=1e-9)
 
 

@@ -50,28 +50,43 @@ class TestFromLists:
     @pytest.mark.parametrize(
         ("data", "text"),
         [
-            ([[1, 2, 3], [4, 5]], r"got 3 at \[0\] and 2 at \[1\]\. Pad the short rows"),
-            ([[[1], [2]], [[3], [4, 5]]], r"got 1 at \[0\]\[0\] and 2 at \[1\]\[1\]"),
-            ([[1, 2], 3], r"got a list at \[0\] and a number at \[1\]"),
-            ([1, [2]], r"got a number at \[0\] and a list at \[1\]"),
+            ([[1, 2, 3], [4, 5]], r"got a list of 3 at \[0\] and a list of 2 at \[1\]\. Pad"),
+            (
+                [[[1], [2]], [[3], [4, 5]]],
+                r"got a list of 1 at \[0\]\[0\] and a list of 2 at \[1\]\[1\]",
+            ),
+            ([[1, 2], 3], r"got a list of 2 at \[0\] and a number at \[1\]"),
+            ([1, [2]], r"got a number at \[0\] and a list of 1 at \[1\]"),
         ],
     )
     def test_ragged(self, data: Any, text: str) -> None:
-        with pytest.raises(ValueError, match=r"tensor: expected nested lists of equal length, " + text):
+        with pytest.raises(
+            ValueError, match=r"tensor: expected nested lists of equal length, " + text
+        ):
             mg.tensor(data)
 
     def test_refused_elements(self) -> None:
-        with pytest.raises(TypeError, match=r"tensor: expected real numbers, got str at \[1\]\[0\]"):
+        with pytest.raises(
+            TypeError, match=r"tensor: expected real numbers, got str at \[1\]\[0\]"
+        ):
             mg.tensor([[1], ["two"]])
         with pytest.raises(TypeError, match=r"tensor: expected real numbers, got complex at \[0\]"):
             mg.tensor([1j])
-        with pytest.raises(TypeError, match=r"tensor: expected numbers, nested lists or an array, got str"):
+        with pytest.raises(
+            TypeError, match=r"tensor: expected numbers, nested lists or an array, got str"
+        ):
             mg.tensor("text")
-        with pytest.raises(TypeError, match=r"tensor: dtype: expected one of bool, .*, got 'float8'"):
+        with pytest.raises(
+            TypeError, match=r"tensor: dtype: expected one of bool, .*, got 'float8'"
+        ):
             mg.tensor([1.0], dtype="float8")
-        with pytest.raises(ValueError, match=r"expected numbers that int32 can hold, got 4294967296"):
+        with pytest.raises(
+            ValueError, match=r"expected numbers that int32 can hold, got 4294967296"
+        ):
             mg.tensor([1, 2**32], "int32")
-        with pytest.raises(ValueError, match=r"expected integers for int64, got: cannot convert float NaN"):
+        with pytest.raises(
+            ValueError, match=r"expected integers for int64, got: cannot convert float NaN"
+        ):
             mg.tensor([math.nan], "int64")
 
     def test_requires_grad(self) -> None:
@@ -97,9 +112,13 @@ class TestFromTensors:
         assert mg.gradients((mg.asarray(x, "float64") * 2.0).sum(), x).tolist() == [2.0]
 
     def test_copy_false(self) -> None:
-        with pytest.raises(ValueError, match=r"asarray: expected data that can be shared, got Python"):
+        with pytest.raises(
+            ValueError, match=r"asarray: expected data that can be shared, got Python"
+        ):
             mg.asarray([1.0], copy=False)
-        with pytest.raises(ValueError, match=r"asarray: expected no copy to be needed, got float32 to"):
+        with pytest.raises(
+            ValueError, match=r"asarray: expected no copy to be needed, got float32 to"
+        ):
             mg.asarray(mg.ones(2), "float64", copy=False)
 
 
@@ -124,7 +143,9 @@ class TestKnownContent:
             mg.zeros((2, -1))
         with pytest.raises(TypeError, match=r"full: expected a shape of integers, got \(2\.0,\)"):
             mg.zeros((2.0,))  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match=r"full: expected a number that uint8 can hold, got -1"):
+        with pytest.raises(
+            ValueError, match=r"full: expected a number that uint8 can hold, got -1"
+        ):
             mg.full(2, -1, "uint8")
 
     @pytest.mark.parametrize(

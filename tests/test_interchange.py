@@ -18,7 +18,9 @@ from minigrad.tensor import wrap
 class Exporter:
     """An object with nothing but `__array_interface__`."""
 
-    def __init__(self, values: list[Any], typestr: str, shape: Any, strides: Any = None, start: int = 0):
+    def __init__(
+        self, values: list[Any], typestr: str, shape: Any, strides: Any = None, start: int = 0
+    ):
         code = {"<f4": "f", "<f8": "d", "<i8": "q", "<i4": "i", "|u1": "B", "|b1": "B", "<i2": "h"}
         self.memory = array.array(code[typestr], values)
         address = self.memory.buffer_info()[0] + start * self.memory.itemsize
@@ -39,7 +41,15 @@ def shares(x: Any, memory: Any) -> bool:
 
 class TestBuffers:
     @pytest.mark.parametrize(
-        ("code", "dtype"), [("f", "float32"), ("d", "float64"), ("i", "int32"), ("q", "int64"), ("l", "int64"), ("B", "uint8")]
+        ("code", "dtype"),
+        [
+            ("f", "float32"),
+            ("d", "float64"),
+            ("i", "int32"),
+            ("q", "int64"),
+            ("l", "int64"),
+            ("B", "uint8"),
+        ],
     )
     def test_arrays_are_shared(self, code: str, dtype: str) -> None:
         data = array.array(code, [1, 2, 3])
@@ -59,19 +69,30 @@ class TestBuffers:
     def test_bytes_are_copied(self) -> None:
         assert mg.asarray(b"\x01\x02").tolist() == [1, 2]
         assert mg.asarray(memoryview(b"\x01\x00").cast("?")).tolist() == [True, False]
-        with pytest.raises(ValueError, match=r"asarray: expected contiguous memory to share, got read-only"):
+        with pytest.raises(
+            ValueError, match=r"asarray: expected contiguous memory to share, got read-only"
+        ):
             mg.asarray(b"\x01", copy=False)
 
     def test_shapes_and_strides(self) -> None:
         view = memoryview(array.array("i", range(12))).cast("B").cast("i", (3, 4))
         assert mg.asarray(view).shape == (3, 4)
         assert mg.asarray(memoryview(array.array("i", range(6)))[::2]).tolist() == [0, 2, 4]
-        assert mg.asarray(memoryview(array.array("i", range(6)))[::-1]).tolist() == [5, 4, 3, 2, 1, 0]
+        assert mg.asarray(memoryview(array.array("i", range(6)))[::-1]).tolist() == [
+            5,
+            4,
+            3,
+            2,
+            1,
+            0,
+        ]
         assert mg.asarray((ctypes.c_float * 3)(1, 2, 3)).tolist() == [1.0, 2.0, 3.0]
         assert mg.asarray(array.array("f")).shape == (0,)
 
     def test_unknown_formats(self) -> None:
-        with pytest.raises(TypeError, match=r"asarray: expected one of bool, .* got the buffer format 'h'"):
+        with pytest.raises(
+            TypeError, match=r"asarray: expected one of bool, .* got the buffer format 'h'"
+        ):
             mg.asarray(array.array("h", [1]))
         big = (ctypes.c_int32.__ctype_be__ * 2)(1, 2)
         with pytest.raises(TypeError, match=r"native byte order, got the buffer format '>"):
@@ -141,7 +162,9 @@ class TestArrayInterface:
 
         if mg.devices()["cuda"] == "usable":
             pytest.skip("this machine has a GPU")
-        with pytest.raises(mg.DeviceError, match=r"asarray: expected data in host memory, got a GPU array"):
+        with pytest.raises(
+            mg.DeviceError, match=r"asarray: expected data in host memory, got a GPU array"
+        ):
             mg.asarray(OnGpu())
 
 
@@ -223,7 +246,9 @@ class TestTorch:
         assert mg.tensor(t[:, ::2]).tolist() == t[:, ::2].tolist()
         assert mg.tensor(t[1:, 1:]).tolist() == t[1:, 1:].tolist()
         assert mg.asarray(t > 3).tolist() == (t > 3).tolist()
-        with pytest.raises(TypeError, match=r"asarray: expected one of .* got the DLPack type 2, 16 bits"):
+        with pytest.raises(
+            TypeError, match=r"asarray: expected one of .* got the DLPack type 2, 16 bits"
+        ):
             mg.asarray(t.half())
 
     def test_to_torch(self) -> None:

@@ -381,7 +381,29 @@ def test_schedules_by_formula():
 @pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
 def test_plateau_against_torch(mode, threshold_mode):
     torch = pytest.importorskip("torch")
-    metrics = [5, 4, 4, 4, 4, 3.9999, 3.5, 3.5, 3.6, 3.7, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 1, 1, 1, 1, 1]
+    metrics = [
+        5,
+        4,
+        4,
+        4,
+        4,
+        3.9999,
+        3.5,
+        3.5,
+        3.6,
+        3.7,
+        3.5,
+        3.5,
+        3.5,
+        3.5,
+        3.5,
+        3.5,
+        1,
+        1,
+        1,
+        1,
+        1,
+    ]
     options = {"mode": mode, "threshold_mode": threshold_mode, "patience": 2, "factor": 0.5}
     options |= {"cooldown": 1, "min_lr": 0.02}
     ours = optim.SGD([parameter()], lr=0.1)
@@ -433,18 +455,38 @@ P = mg.tensor([1.0], requires_grad=True)
 ERRORS = [
     (lambda: optim.SGD([]), ValueError, "SGD: expected at least one parameter, got none"),
     (lambda: optim.SGD(P), TypeError, r"SGD: expected an iterable of tensors, got one. Pass \[p\]"),
-    (lambda: optim.SGD([1.0]), TypeError, "expected tensors as parameters, got float at position 0"),
+    (
+        lambda: optim.SGD([1.0]),
+        TypeError,
+        "expected tensors as parameters, got float at position 0",
+    ),
     (lambda: optim.SGD([mg.zeros(2)]), ValueError, "parameters that require a gradient"),
     (lambda: optim.SGD([P, P]), ValueError, "expected each parameter once"),
-    (lambda: optim.SGD([{"params": [P], "rate": 1}]), ValueError, "a group with the keys params, lr"),
+    (
+        lambda: optim.SGD([{"params": [P], "rate": 1}]),
+        ValueError,
+        "a group with the keys params, lr",
+    ),
     (lambda: optim.SGD([{"lr": 1}]), ValueError, "a group with the keys params, lr"),
     (lambda: optim.SGD([P], lr=-1), ValueError, "SGD: expected lr of 0 or more, got -1"),
-    (lambda: optim.SGD([P], nesterov=True), ValueError, "momentum > 0 and dampening 0 with nesterov"),
-    (lambda: optim.Adam([P], betas=(0.9, 1.0)), ValueError, r"Adam: expected two betas in \[0, 1\)"),
+    (
+        lambda: optim.SGD([P], nesterov=True),
+        ValueError,
+        "momentum > 0 and dampening 0 with nesterov",
+    ),
+    (
+        lambda: optim.Adam([P], betas=(0.9, 1.0)),
+        ValueError,
+        r"Adam: expected two betas in \[0, 1\)",
+    ),
     (lambda: optim.RMSprop([P], alpha=2), ValueError, r"expected alpha in \[0, 1\]"),
     (lambda: optim.AdamW([P], weight_decay=-1), ValueError, "weight_decay of 0 or more"),
     (lambda: lr_scheduler.StepLR(P, 1), TypeError, "StepLR: expected an Optimizer, got Tensor"),
-    (lambda: lr_scheduler.StepLR(optim.SGD([P]), 0), ValueError, "StepLR.step_size: expected an int"),
+    (
+        lambda: lr_scheduler.StepLR(optim.SGD([P]), 0),
+        ValueError,
+        "StepLR.step_size: expected an int",
+    ),
     (lambda: lr_scheduler.LinearLR(optim.SGD([P]), 0), ValueError, r"start_factor in \(0, 1\]"),
     (lambda: lr_scheduler.LambdaLR(optim.SGD([P]), []), ValueError, "one function for each of 1"),
     (lambda: lr_scheduler.OneCycleLR(optim.SGD([P]), 1.0), ValueError, "expected total_steps, or"),

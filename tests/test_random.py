@@ -49,7 +49,8 @@ def test_floats_are_exact_functions_of_the_bits(device):
     u = mg.random.uniform(2, dtype="float64", device=device, generator=Generator(1)).tolist()
     w = words(1, 0, 4)
     expected = [
-        (a + 2**31) * 2.0**-32 + (b & (2**21 - 1)) * 2.0**-53 for a, b in ((w[0], w[1]), (w[2], w[3]))
+        (a + 2**31) * 2.0**-32 + (b & (2**21 - 1)) * 2.0**-53
+        for a, b in ((w[0], w[1]), (w[2], w[3]))
     ]
     assert u == expected
 

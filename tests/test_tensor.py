@@ -49,7 +49,9 @@ def test_metadata_computes_nothing() -> None:
     assert x.device == mg.default_device()
     assert x.__array_namespace__() is mg
     assert x.node.storage is None
-    with pytest.raises(TypeError, match=r"len: expected at least 1 axis, got a tensor of shape \(\)"):
+    with pytest.raises(
+        TypeError, match=r"len: expected at least 1 axis, got a tensor of shape \(\)"
+    ):
         len(mg.tensor(1.0))
 
 
@@ -85,7 +87,9 @@ def test_scalars() -> None:
     assert [10, 20, 30][mg.tensor(1)] == 20
     assert bool(mg.tensor(0.0)) is False
     assert f"{mg.tensor(1.23456):.2f}" == "1.23"
-    with pytest.raises(ValueError, match=r"item: expected a tensor of one element, got shape \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"item: expected a tensor of one element, got shape \(2,\)"
+    ):
         mg.zeros(2).item()
     with pytest.raises(ValueError, match=r"bool: expected a tensor of one element.*\.any\(\)"):
         bool(mg.zeros(2))
@@ -125,7 +129,7 @@ def test_in_place_operators_rebind() -> None:
     x *= 2.0
     x -= 4.0
     x /= 3.0
-    assert x.tolist() == [2.0, 16.0 / 3.0] or x.tolist() == pytest.approx([2.0, 16.0 / 3.0])
+    assert x.tolist() == pytest.approx([2.0, 16.0 / 3.0])
     assert y.tolist() == [4.0, 9.0]
     n = mg.tensor([7, 8])
     n //= 2
@@ -138,7 +142,9 @@ def test_in_place_operators_rebind() -> None:
     assert n.tolist() == [7, 2]
     with pytest.raises(TypeError, match=r"/=: expected a result of int64, got float32"):
         n /= 2
-    with pytest.raises(ValueError, match=r"\+=: expected a value that broadcasts to \(2,\), got \(3, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"\+=: expected a value that broadcasts to \(2,\), got \(3, 2\)"
+    ):
         n += mg.zeros((3, 2), "int64")
 
 
@@ -159,7 +165,7 @@ def test_assign() -> None:
     assert p.is_leaf
     assert p.node is not old
     assert p.node.owner() is p
-    assert not any(n is old for n in p.node.inputs) or p.node.inputs[0].needs_grad is False
+    assert not p.node.inputs[0].needs_grad
     assert p.tolist() == pytest.approx([0.9, 1.9])
     assert loss.item() == 5.0
     b = mg.zeros(2)
@@ -274,7 +280,9 @@ def test_copies() -> None:
     p.assign(5.0)
     assert q.tolist() == [1.0]
     assert copy.copy(mg.ones(2)).tolist() == [1.0, 1.0]
-    with pytest.raises(TypeError, match=r"pickle: expected no Tensor, got one\. Use minigrad\.save"):
+    with pytest.raises(
+        TypeError, match=r"pickle: expected no Tensor, got one\. Use minigrad\.save"
+    ):
         pickle.dumps(p)
 
 
@@ -294,7 +302,10 @@ def test_devices() -> None:
 
 PRINTED = [
     (lambda: mg.tensor(3.14159265), "tensor(3.1416, dtype=float32, device=cpu)"),
-    (lambda: mg.tensor([1.0, 2.5, -30.0]), "tensor([  1.0,   2.5, -30.0], dtype=float32, device=cpu)"),
+    (
+        lambda: mg.tensor([1.0, 2.5, -30.0]),
+        "tensor([  1.0,   2.5, -30.0], dtype=float32, device=cpu)",
+    ),
     (lambda: mg.tensor([1.0, 2.0]), "tensor([1., 2.], dtype=float32, device=cpu)"),
     (lambda: mg.tensor([True, False]), "tensor([ True, False], dtype=bool, device=cpu)"),
     (lambda: mg.zeros((0, 3)), "tensor([], shape=(0, 3), dtype=float32, device=cpu)"),
@@ -330,7 +341,7 @@ def test_repr(make: Any, text: str) -> None:
 
 
 def test_repr_of_large_tensors_is_short() -> None:
-    text = repr(mg.zeros((100, 100, 100)))
+    text = repr(mg.zeros((20, 20, 20)))
     assert len(text) < 2000
-    assert text.count("...") == 43 or "..." in text
+    assert text.count("...") == 6 * 6 + 6 + 1
     assert len(repr(mg.arange(500)).splitlines()[0]) <= 100

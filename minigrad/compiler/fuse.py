@@ -121,7 +121,13 @@ def reads_in_place(
 ) -> bool:
     """Whether evaluating `root` over `space` touches the nest's own values only where they are made."""
     rank = len(space)
-    stack = [(n, identity_index(space)) for n in root.inputs]
+    here = identity_index(space)
+    if root.op.kind == "view":
+        moved = source_index(root, here, rank)
+        if moved is None:
+            return False
+        here = moved
+    stack = [(n, here) for n in root.inputs]
     seen = set()
     while stack:
         node, index = stack.pop()

@@ -100,8 +100,10 @@ class Placement:
             self._store(node)
         elif kind == "reduce":
             self._store(node)
-        elif kind == "view":
-            self._visit_view(node)
+        elif kind in ("view", "identity"):
+            if kind == "view":
+                self._visit_view(node)
+            self._work[node.id] = self._work.get(node.inputs[0].id, frozenset())
         elif kind == "map":
             self._store_if_worthwhile(node)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 from minigrad.backend.cpu import driver
 from minigrad.backend.cpu.memory import Buffer
@@ -57,6 +58,7 @@ class Executable:
         self._rows = (ctypes.c_int64 * max(len(rows), 1))(*rows)
         self._row_address = ctypes.addressof(self._rows)
         self._count = len(program.launches)
+        self._parallel = any(launch.tasks > 1 for launch in program.launches)
         self._is_float = [d.is_floating for d in constants]
         self._checks = [
             (ctypes.c_int64.from_address(base + offsets[slot]), message)
@@ -64,9 +66,10 @@ class Executable:
             if slot in offsets
         ]
 
-    def run(self, buffers: Sequence[Buffer], constants: Sequence[float]) -> None:
+    def run(self, buffers: Sequence[Any], constants: Sequence[float]) -> None:
         """Run with these buffers for the bound slots and these values of the constants."""
         words = self._words
+        buffers = [b if b.has_slack else b.padded() for b in buffers]
         addresses = [b.address for b in buffers]
         for word, which, offset in self._pointers:
             words[word] = addresses[which] + offset
@@ -75,7 +78,7 @@ class Executable:
             words[word] = float_bits(value) if self._is_float[which] else int(value)
         for status, _ in self._checks:
             status.value = 0
-        driver.run(self._row_address, self._count)
+        driver.run(self._row_address, self._count, self._parallel)
         for status, message in self._checks:
             if status.value:
                 raise IndexError(message.format(value=status.value - 1))

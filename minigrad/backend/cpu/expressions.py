@@ -11,14 +11,14 @@ from minigrad.dtype import DType
 # fmt: off
 EXPRESSIONS = {
     "neg": "-{0}",
-    "exp": "math.exp({0})",
-    "log": "math.log({0})",
+    "exp": "exp_of({0})",
+    "log": "log_of({0})",
     "sqrt": "sqrt_of({0})",
     "rsqrt": "{T}(1) / sqrt_of({0})",
     "sin": "math.sin({0})",
     "cos": "math.cos({0})",
-    "tanh": "math.tanh({0})",
-    "erf": "math.erf({0})",
+    "tanh": "tanh_of({0})",
+    "erf": "erf_of({0})",
     "abs": "abs({0})",
     "sign": "select({0} != {0}, {0}, {T}({T}({0} > {T}(0)) - {T}({0} < {T}(0))))",
     "floor": "floor_of({0})",

@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import linecache
 import os
+import pickle
 import platform
 import stat
 import sys
@@ -27,6 +28,7 @@ from typing import Any
 import llvmlite.binding
 import numba
 from numba import njit, types
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 from minigrad.config import config
 from minigrad.errors import CacheWarning
@@ -38,23 +40,77 @@ FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 HEADER = """\
 import math
 from numba import njit, types
+from minigrad.backend.cpu.elementary import *
 from minigrad.backend.cpu.intrinsics import *
-from minigrad.backend.cpu.jit import kernel_options
+from minigrad.backend.cpu.jit import compile_now, kernel_options
 
+OPTIONS = kernel_options()
 """
 
 compile_count = 0  # kernels compiled (not loaded from disk) in this process; tests read it
 
 
-def kernel_options(on_disk: bool) -> dict[str, Any]:
+def kernel_options() -> dict[str, Any]:
     """The options every kernel is compiled with."""
     return {
         "nogil": True,
         "error_model": "numpy",
         "fastmath": FASTMATH,
-        "cache": on_disk,
         "boundscheck": False,
     }
+
+
+class _CheckedFiles(IndexDataCacheFile):
+    """Numba's files on disk, with a digest: a damaged one counts as missing.
+
+    Numba's own raises whatever unpickling torn bytes happens to raise, or runs torn code.
+    """
+
+    def _load_index(self) -> Any:
+        try:
+            return super()._load_index()
+        except Exception:  # there is no telling what damaged bytes unpickle to
+            return {}
+
+    def _save_data(self, name: str, data: Any) -> None:
+        content = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(hashlib.sha256(content).digest() + content)
+
+    def _load_data(self, name: str) -> Any:
+        content = memoryview(Path(self._data_path(name)).read_bytes())
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            raise OSError("damaged")  # Numba then compiles
+        return pickle.loads(content[32:])
+
+
+class _KernelCache(FunctionCache):
+    """Numba's cache of a function, which neither a damaged file nor a full disk stops."""
+
+    def __init__(self, function: Any):
+        super().__init__(function)
+        stamp = self._impl.locator.get_source_stamp()
+        self._cache_file = _CheckedFiles(self._cache_path, self._impl.filename_base, stamp)
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            _warn_once(f"cannot write to {self._cache_path} ({error.strerror})")
+            _disable()
+
+
+def compile_now(signature: Any, **options: Any) -> Any:
+    """The decorator that compiles a function for one signature, or loads it from the cache."""
+
+    def decorated(function: Any) -> Any:
+        dispatcher = njit(**kernel_options() | options)(function)
+        if cache_directory() is not None and os.path.exists(function.__code__.co_filename):
+            dispatcher._cache = _KernelCache(function)
+        dispatcher.compile(signature)
+        return dispatcher
+
+    return decorated
 
 
 class Kernel:
@@ -92,13 +148,12 @@ def compile_kernel(name: str, source: str) -> Kernel:
 def _compile(name: str, source: str) -> Kernel:
     global compile_count
     started = time.perf_counter()
-    folder = cache_directory()
-    text = HEADER + f"OPTIONS = kernel_options({folder is not None})\n" + source
+    text = HEADER + source
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    module = _load_module(f"{name}_{digest}", text, folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", numba.NumbaWarning)
-        dispatcher = njit(SIGNATURE, **kernel_options(folder is not None))(module.kernel)
+        module = _load_module(f"{name}_{digest}", text, cache_directory())
+        dispatcher = compile_now(SIGNATURE)(module.kernel)
     from_disk = bool(dispatcher.stats.cache_hits)
     compile_count += not from_disk
     if config.debug >= 1:
@@ -118,9 +173,7 @@ def _load_module(name: str, text: str, folder: Path | None) -> python_types.Modu
                 _write_atomically(path, text)
         except OSError as error:
             _warn_once(f"cannot write {path} ({error.strerror})")
-            cache_directory.cache_clear()
-            _disabled.append(True)
-            text = text.replace("kernel_options(True)", "kernel_options(False)", 1)
+            _disable()
         else:
             spec = importlib.util.spec_from_file_location(f"minigrad_kernel_{name}", path)
             assert spec is not None and spec.loader is not None
@@ -160,6 +213,11 @@ def _warn_once(reason: str) -> None:
         )
 
 
+def _disable() -> None:
+    _disabled.append(True)
+    cache_directory.cache_clear()
+
+
 @cache
 def cache_directory() -> Path | None:
     """Where kernels are kept, or None (after one warning) when no safe place is writable."""
@@ -168,7 +226,9 @@ def cache_directory() -> Path | None:
     base = Path(config.cache_dir or _default_base())
     folder = base / f"cpu-{_fingerprint()}"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for place in (*reversed(folder.parents), folder):  # `parents=True` would ignore the mode
+            if not place.exists():
+                place.mkdir(mode=0o700, exist_ok=True)
         problem = _unsafe(folder)
         if problem is None:
             with tempfile.TemporaryFile(dir=folder):

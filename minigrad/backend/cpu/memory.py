@@ -1,10 +1,17 @@
-"""Aligned memory owned by us, recycled by size so that a training loop never page-faults fresh pages."""
+"""Aligned memory owned by us, recycled by size: a training loop never page-faults fresh pages.
+
+[Note: any thread frees] The data loader has a thread of its own, and the garbage collector may run
+`Buffer.__del__` on any thread, even in the middle of an allocation. So the free lists are deques,
+whose `pop` and `append` are single steps, and the lock is held for the counters alone: nothing in
+there allocates, waits or calls, hence nothing can come in between on the thread that holds it.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
-from collections import defaultdict
+import threading
+from collections import defaultdict, deque
 
 from minigrad.errors import DeviceError
 
@@ -13,9 +20,10 @@ ALIGNMENT = 64
 SLACK = 1024
 _POOL_LIMIT = 1 << 30  # bytes of free blocks kept for reuse
 
-_free: dict[int, list[Block]] = defaultdict(list)
+_free: defaultdict[int, deque[Block]] = defaultdict(deque)
 _free_bytes = 0
 live_bytes = 0  # held by live blocks; tests read it
+_lock = threading.RLock()
 
 
 def _rounded(nbytes: int) -> int:
@@ -32,60 +40,102 @@ class Block:
 
     def __init__(self, size: int):
         self.size = size
+        if size >= 1 << 16:
+            self._owner = mmap.mmap(-1, size)
+            self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._owner))
+        else:
+            self._owner = ctypes.create_string_buffer(size + ALIGNMENT)
+            base = ctypes.addressof(self._owner)
+            self.address = base + (-base) % ALIGNMENT
+
+
+def _new_block(size: int) -> Block:
+    try:
         try:
-            if size >= 1 << 16:
-                self._owner = mmap.mmap(-1, size)
-                self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._owner))
-            else:
-                self._owner = ctypes.create_string_buffer(size + ALIGNMENT)
-                base = ctypes.addressof(self._owner)
-                self.address = base + (-base) % ALIGNMENT
-        except (MemoryError, OSError, ValueError, OverflowError) as error:
-            raise DeviceError(
-                f"cpu: out of memory: asked for {size} bytes while {live_bytes} are held. "
-                "Use a smaller batch, or drop tensors that are no longer needed."
-            ) from error
+            return Block(size)
+        except (MemoryError, OSError):  # what the pool keeps for reuse may be enough
+            release_free_blocks()
+            return Block(size)
+    except (MemoryError, OSError, ValueError, OverflowError) as error:
+        raise DeviceError(
+            f"cpu: out of memory: asked for {size} bytes while {live_bytes} are held. "
+            "Use a smaller batch, or drop tensors that are no longer needed."
+        ) from error
+
+
+def _count(live: int, free: int) -> None:
+    global _free_bytes, live_bytes
+    with _lock:
+        live_bytes += live
+        _free_bytes += free
+
+
+def _take_free(size: int) -> Block | None:
+    try:
+        return _free[size].pop()
+    except IndexError:
+        return None
+
+
+def release_free_blocks() -> None:
+    """Give the blocks that wait for reuse back to the operating system."""
+    for size in list(_free):
+        while _take_free(size) is not None:
+            _count(0, -size)
 
 
 class Buffer:
     """`nbytes` of memory at `address`; returned to the pool when the last reference goes."""
 
-    __slots__ = ("__weakref__", "_block", "address", "nbytes", "owner")
+    __slots__ = ("__weakref__", "_block", "address", "has_slack", "nbytes", "owner")
 
     def __init__(self, nbytes: int):
-        global _free_bytes, live_bytes
+        self._block: Block | None = None
         size = _rounded(nbytes)
-        stack = _free.get(size)
-        if stack:
-            block = stack.pop()
-            _free_bytes -= size
-        else:
-            block = Block(size)
-        live_bytes += size
-        self._block: Block | None = block
+        block = _take_free(size)
+        _count(size, 0 if block is None else -size)
+        if block is None:
+            try:
+                block = _new_block(size)
+            except BaseException:
+                _count(-size, 0)
+                raise
+        self._block = block
         self.address = block.address
         self.nbytes = nbytes
         self.owner: object = None
+        self.has_slack = True  # SLACK bytes past the end may be read
 
     def __del__(self) -> None:
-        global _free_bytes, live_bytes
         block = getattr(self, "_block", None)
-        if block is None or _free is None:
+        if block is None or _free is None:  # the latter while the interpreter shuts down
             return
-        live_bytes -= block.size
-        if _free_bytes + block.size <= _POOL_LIMIT:
+        pooled = _free_bytes + block.size <= _POOL_LIMIT
+        _count(-block.size, block.size if pooled else 0)
+        if pooled:
             _free[block.size].append(block)
-            _free_bytes += block.size
 
 
 class BorrowedBuffer(Buffer):
-    """Memory of another object (`owner`), kept alive by us and never written."""
+    """Memory of another object (`owner`), kept alive by us and never written.
+
+    Unless it is a part of a Buffer, only the rest of its last page is known to be readable.
+    """
 
     __slots__ = ()
 
     def __init__(self, address: int, nbytes: int, owner: object):
         self._block = None
         self.address, self.nbytes, self.owner = address, nbytes, owner
+        exporter = getattr(owner, "obj", None)  # of a memoryview, perhaps one that `view` made
+        ours = isinstance(getattr(exporter, "_owner", None), Buffer)
+        self.has_slack = ours or -(address + nbytes) % mmap.PAGESIZE >= SLACK
+
+    def padded(self) -> Buffer:
+        """A copy with slack."""
+        copy = Buffer(self.nbytes)
+        copy_in(copy, self.address, self.nbytes)
+        return copy
 
 
 def copy_in(buffer: Buffer, source: int, nbytes: int) -> None:

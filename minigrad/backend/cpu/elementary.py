@@ -1,0 +1,274 @@
+"""exp, log, sin, cos, tanh, erf and pow without branches or tables, so that LLVM vectorizes them.
+
+A loop that calls libm is scalar as a whole: Numba's PyPI build has no vector library. These are
+straight-line code in place of the call. Method: Muller 2016, "Elementary Functions", 3rd edition,
+chapters 9 to 11 (range reduction) and 3.6 (minimax polynomials); polynomial coefficients are our
+own, from the Remez exchange algorithm in 160-bit arithmetic. `x * c + d` is one rounding wherever it
+matters (`times_plus`): every CPU since 2013 has it; on one without, LLVM calls libm's fma: right,
+but slow.
+
+Precision, in units in the last place (ulp) against the exact value, over all floats, with zeros,
+infinities, NaN, subnormals and overflow as C99 annex F has them:
+
+                exp   log   sin   cos   tanh  erf   pow
+    float32     {SINGLE}
+    float64     {DOUBLE}
+
+sin, cos and pow of float64 stay libm's (under 1 ulp, but scalar): a reduction by pi/2 of any
+float64 takes 1200 bits of 2/pi, and a power needs its logarithm to 64 bits.
+"""
+
+from __future__ import annotations
+
+import math
+
+from minigrad.backend.cpu.exact_float import Value, as_intrinsic, where
+
+_LN2_HIGH, _LN2_LOW = 0.6931471824645996, -1.904654299957768e-09  # the high part is a float32
+_LN2_HIGH_64, _LN2_LOW_64 = 0.6931471805599453, 2.3190468138462996e-17
+_LN2_SHORT_64, _LN2_REST_64 = 0.6931471803691238, 1.9082149292705877e-10  # high part: 32 bits
+# (exp(r) - 1 - r) / r**2 on |r| <= ln(2) / 2, relative to expm1(r): 2**-26 and 2**-61
+_EXP = (0.5, 0.166665405, 0.041666273, 0.00836691074, 0.00139470177)
+_EXP_64 = (
+    0.5, 0.16666666666666677, 0.041666666666666706, 0.008333333333321149, 0.001388888888886595,
+    0.0001984126988749523, 2.480158736232691e-05, 2.755724269927098e-06, 2.75572412361571e-07,
+    2.5109604790570622e-08, 2.092491621976053e-09,
+)  # fmt: skip
+# (log(1 + f) - f) / f**2 on |f| <= 1/3: 2**-27
+_LOG = (
+    -0.5, 0.333332241, -0.249996886, 0.200100437, -0.166854665, 0.140109256, -0.121151164,
+    0.139624178, -0.131917015,
+)  # fmt: skip
+# (log((1 + s) / (1 - s)) / s - 2) / s**2 in s**2, |s| <= 3 - 2 sqrt(2): 2**-58
+_LOG_64 = (
+    0.6666666666666735, 0.3999999999940824, 0.2857142874395737, 0.2222219839887307,
+    0.18183574031730332, 0.1531378655293833, 0.14798740968540308,
+)  # fmt: skip
+# log2((1 + s) / (1 - s)) / s in s**2, same range: 2**-37
+_LOG2 = (
+    2.8853900817902525, 0.9617966731330372, 0.5770836251792266, 0.411670274991267,
+    0.3407759986437931,
+)  # fmt: skip
+# 2**r on |r| <= 1/2: 2**-29
+_EXP2 = (
+    0.9999999999178217, 0.6931472070253825, 0.2402265151459889, 0.055503265435215665,
+    0.009617993449380751, 0.001340070001266481, 0.0001547831769653006,
+)  # fmt: skip
+# (sin(r) / r - 1) / r**2 and (cos(r) - 1) / r**2, both in r**2, on |r| <= pi/4: 2**-37, 2**-33
+_SIN = (-0.166666672, 0.00833332911, -0.000198393158, 2.71812178e-06)
+_COS = (-0.5, 0.0416666456, -0.00138873525, 2.44366111e-05)
+# erf(x) / x - 1 in x**2 up to |x| = 0.89 (2**-26) and 1 (2**-57)
+_ERF_NEAR = (0.128379151, -0.376125395, 0.112823002, -0.0267847572, 0.00502071669, -0.000613614044)
+_ERF_NEAR_64 = (
+    0.12837916709551256, -0.3761263890318355, 0.11283791670945252, -0.026866170643276045,
+    0.00522397760742236, -0.0008548325989655975, 0.00012055295319581227, -1.4924744650741032e-05,
+    1.6447517574069751e-06, -1.6209175452722957e-07, 1.3722975521887176e-08,
+    -7.801189474217437e-10,
+)  # fmt: skip
+# log(1 - erf(x)) from 0.85 to 4, in x, and from 0.98 to 6, in x - 3.5; error in erf 2**-28, 2**-59
+_ERF_FAR = (
+    -0.000114707625, -1.1280154, -0.636601686, -0.104447998, 0.0224789567, -0.00310717407,
+    0.00020252679,
+)  # fmt: skip
+_ERF_FAR_64 = (
+    -14.11243740214722, -7.266099588374656, -0.966753054878808, -0.0052256586415878395,
+    0.000873687371883446, -0.00014729503769672872, 2.4392266809630666e-05, -3.885675875782869e-06,
+    5.81104255163475e-07, -9.210595254015062e-08, -2.2378988152384615e-10, -3.319537302527233e-09,
+    2.705999632743948e-09, 3.4841916786849708e-09, 1.956686239041556e-09, 6.850480984505298e-10,
+    1.489500956397726e-10, 1.919811429965873e-11, 1.0989006542000823e-12,
+)  # fmt: skip
+# The bits of 2/pi that matter to a float32 of a given size, see `_quarter_turns`: the size from
+# which they are used, and two float64 that hold 107 bits.
+_TWO_OVER_PI = (
+    (0.0, 0.6366197723675814, -3.935735335036497e-17),
+    (2.0**50, 2.568255326690366e-08, -5.434184107743751e-25),
+    (2.0**76, 2.93709554037182e-16, 1.018166438749971e-32),
+    (2.0**102, 6.074026489649846e-24, 3.1436547554916045e-40),
+)
+
+# Added to a number of smaller size, these leave no bits behind the point: the sum's low bits are
+# the nearest integer. Unlike a conversion, that has a result for NaN, too.
+_ROUND, _ROUND_64 = 1.5 * 2.0**23, 1.5 * 2.0**52
+
+
+def _exponent_and_rest(x: Value, bias: int) -> tuple[Value, Value]:
+    """(k, r) with x = n * ln(2) + r, |r| <= ln(2) / 2; the low bits of the integer k are n + bias."""
+    if x.is_double:
+        fraction, high, low = _ROUND_64 + bias, _LN2_HIGH_64, _LN2_LOW_64
+    else:
+        fraction, high, low = _ROUND + bias, _LN2_HIGH, _LN2_LOW
+    shifted = x.times_plus(1 / math.log(2), fraction)
+    n = shifted - fraction
+    return shifted.bits(), n.times_plus(-low, n.times_plus(-high, x))
+
+
+def _expm1_near_zero(r: Value) -> Value:
+    """exp(r) - 1 for |r| <= ln(2) / 2."""
+    return (r * r).times_plus(r.polynomial(_EXP_64 if r.is_double else _EXP), r)
+
+
+def _power_of_two(k: Value) -> Value:
+    """2**n as a float, from an integer whose low bits are n + bias; what is above them falls off."""
+    return (k << (52 if k.is_double else 23)).number()
+
+
+def exp(x: Value) -> Value:
+    """exp(x) = 2**n exp(r)."""
+    # 2**n in two factors: a result may be subnormal, and 2**128 exp(r) still be in range.
+    limits, bias = ((-750.0, 710.0), 1023) if x.is_double else ((-106.0, 90.0), 127)
+    k, r = _exponent_and_rest(x.clamped(*limits), 2 * bias)
+    half = k >> 1
+    return (_expm1_near_zero(r) + 1.0) * _power_of_two(half) * _power_of_two(k.minus(half))
+
+
+def _exp_normal(x: Value) -> Value:
+    """exp(x) where neither it nor x is extreme."""
+    k, r = _exponent_and_rest(x, 1023 if x.is_double else 127)
+    return (_expm1_near_zero(r) + 1.0) * _power_of_two(k)
+
+
+def tanh(x: Value) -> Value:
+    """expm1(2 |x|) / (expm1(2 |x|) + 2), with x's sign."""
+    size = x.call("fabs").clamped(0.0, 20.0 if x.is_double else 10.0)  # beyond, it rounds to 1
+    k, r = _exponent_and_rest(size + size, 1023 if x.is_double else 127)
+    scale = _power_of_two(k)
+    expm1 = scale.times_plus(_expm1_near_zero(r), scale - 1.0)
+    return (expm1 / (expm1 + 2.0)).call("copysign", x)
+
+
+def log_single(x: Value) -> Value:
+    """log(2**e (1 + f)) = e ln(2) + log(1 + f), |f| <= 1/3."""
+    tiny = x < 2.0**-126
+    offset = 0x3F2AAAAB  # the bits of 2/3
+    bits = where(tiny, x * 2.0**23, x).bits().minus(offset)
+    exponent = bits.shifted_signed(23).converted()
+    exponent = where(tiny, exponent - 23.0, exponent)
+    f = (bits & 0x7FFFFF).plus(offset).number() - 1.0
+    result = (f * f).times_plus(f.polynomial(_LOG), f)
+    return _log_special(x, exponent.times_plus(_LN2_HIGH, result))
+
+
+def log_double(x: Value) -> Value:
+    """As fdlibm's e_log.c: e ln(2) + f - f**2 / 2 + s (f**2 / 2 + R(s**2)), s = f / (2 + f)."""
+    tiny = x < 2.0**-1022
+    exponent, f = _split_double(where(tiny, x * 2.0**54, x))
+    exponent = where(tiny, exponent - 54.0, exponent)
+    s, half = f / (f + 2.0), f * f * 0.5
+    z = s * s
+    correction = s * (z.times_plus(z.polynomial(_LOG_64), half))
+    correction = exponent.times_plus(_LN2_REST_64, correction)
+    result = exponent.times_plus(_LN2_SHORT_64, f - (half - correction))
+    return _log_special(x, result)
+
+
+def _split_double(x: Value) -> tuple[Value, Value]:
+    """(e, f) with x = 2**e (1 + f), 1 + f from sqrt(1/2) to sqrt(2), for a normal x > 0."""
+    offset = 0x3FE6A09E667F3BCD  # the bits of sqrt(1/2)
+    bits = x.bits().minus(offset)
+    # Few CPUs convert 64-bit integers: write the exponent into the low bits of 2**52 instead.
+    biased = bits.plus(1024 << 52) >> 52
+    exponent = (biased | 0x4330000000000000).number() - (2.0**52 + 1024)
+    return exponent, (bits & 0xFFFFFFFFFFFFF).plus(offset).number() - 1.0
+
+
+def _log_special(x: Value, result: Value) -> Value:
+    """The logarithm of x, given `result` for 0 < x < inf."""
+    result = where(x < math.inf, result, x)
+    at_most_zero = where(x.equals(0.0), x.of(-math.inf), math.nan)
+    return where(x.of(0.0) < x, result, at_most_zero)
+
+
+def _quarter_turns(x: Value) -> tuple[Value, Value]:
+    """(q, r) with x = q * pi/2 + r, |r| <= pi/4, for a float32 x. Of the integer q only the low
+    two bits are right.
+
+    Payne & Hanek 1983, in float64. |x| >= 2**50 is a multiple of 2**27, so the bits of 2/pi from
+    2**-25 up only add multiples of 4 to q: they are left out. What stays of x * 2/pi is small
+    enough for its integer to be exact.
+    """
+    x = x.as_double()
+    size = x.call("fabs")
+    _, high, low = (x.of(c) for c in _TWO_OVER_PI[0])
+    for start, next_high, next_low in _TWO_OVER_PI[1:]:
+        smaller = size < start
+        high, low = where(smaller, high, next_high), where(smaller, low, next_low)
+    first = x.times_plus(high, _ROUND_64)
+    rest = x.times_plus(low, x.times_plus(high, -(first - _ROUND_64)))
+    second = rest + _ROUND_64  # `low` may have moved it past 1/2
+    rest = rest - (second - _ROUND_64)
+    quarters = first.bits().low_half().plus(second.bits().low_half())
+    return quarters, (rest * (math.pi / 2)).as_single()
+
+
+def _sine_of_quarters(quarters: Value, r: Value) -> Value:
+    """sin(quarters * pi/2 + r)."""
+    z = r * r
+    sine = (z * r).times_plus(z.polynomial(_SIN), r)
+    cosine = z.times_plus(z.polynomial(_COS), 1.0)
+    result = where((quarters & 1).is_zero(), sine, cosine)
+    return (result.bits() ^ ((quarters & 2) << 30)).number()
+
+
+def sin_single(x: Value) -> Value:
+    """The sine of a float32."""
+    result = _sine_of_quarters(*_quarter_turns(x))
+    return where(x.call("fabs") < 2.0**-12, x, result)  # which keeps -0, too
+
+
+def cos_single(x: Value) -> Value:
+    """The cosine of a float32, as the sine a quarter turn on."""
+    quarters, r = _quarter_turns(x)
+    return _sine_of_quarters(quarters.plus(1), r)
+
+
+def erf(x: Value) -> Value:
+    """x + x P(x**2) near 0, 1 - exp(Q(|x|)) farther out."""
+    near, far, middle, split, end = (
+        (_ERF_NEAR_64, _ERF_FAR_64, 3.5, 1.0, 6.0)
+        if x.is_double
+        else (_ERF_NEAR, _ERF_FAR, 0.0, 0.875, 4.0)
+    )
+    size = x.call("fabs")
+    tail = (size.clamped(split, end) - middle).polynomial(far)
+    above = (-(_exp_normal(tail) - 1.0)).call("copysign", x)
+    below = x.times_plus((x * x).polynomial(near), x)
+    return where(size < split, below, above)
+
+
+def pow_single(x: Value, y: Value) -> Value:
+    """2**(y log2(|x|)) in float64, which leaves only the final rounding; signs and special cases
+    follow C99 F.10.4.4.
+    """
+    size, wide_y = x.call("fabs"), y.as_double()
+    exponent, f = _split_double(size.as_double())
+    s = f / (f + 2.0)
+    logarithm = s.times_plus((s * s).polynomial(_LOG2), exponent)
+    logarithm = _log_special(size.as_double(), logarithm)
+    t = (wide_y * logarithm).clamped(-200.0, 200.0)
+    shifted = t + _ROUND_64
+    fraction = t - (shifted - _ROUND_64)
+    scaled = fraction.polynomial(_EXP2).bits().plus(shifted.bits() << 52).number()
+    result = scaled.as_single()
+
+    half_y = y * 0.5
+    is_integer = y.call("floor").equals(y)
+    is_even = half_y.call("floor").equals(half_y)
+    negative_and_odd = where(is_integer, where(is_even, y.of(0.0), x), 0.0)
+    result = result.call("copysign", negative_and_odd)
+    no_power = where(x.of(-math.inf) < x, where(x < 0.0, x.of(math.nan), result), result)
+    result = where(is_integer, result, no_power)
+    size_is_one_at_infinity = where(size.equals(1.0), y.call("fabs"), 0.0).equals(math.inf)
+    result = where(size_is_one_at_infinity, x.of(1.0), result)
+    result = where(x.equals(1.0), x.of(1.0), result)
+    return where(y.equals(0.0), x.of(1.0), result)
+
+
+exp_of = as_intrinsic("exp_of", 1, exp, exp)
+log_of = as_intrinsic("log_of", 1, log_single, log_double)
+sin_of = as_intrinsic("sin_of", 1, sin_single, None)
+cos_of = as_intrinsic("cos_of", 1, cos_single, None)
+tanh_of = as_intrinsic("tanh_of", 1, tanh, tanh)
+erf_of = as_intrinsic("erf_of", 1, erf, erf)
+pow_of = as_intrinsic("pow_of", 2, pow_single, None)
+
+__all__ = ["cos_of", "erf_of", "exp_of", "log_of", "pow_of", "sin_of", "tanh_of"]

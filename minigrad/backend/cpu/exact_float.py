@@ -1,0 +1,196 @@
+"""Floating-point arithmetic that fast-math leaves alone, for code that counts its rounding errors.
+
+Kernels are compiled with `reassoc` and `contract` (jit.FASTMATH): `(x + big) - big`, which rounds x
+to an integer, would be simplified to x. Numba gives those flags to every instruction that has none
+of its own, so each operation here carries one flag that cannot change it. A `Value` is a scalar of
+LLVM's IR with Python's operators; LLVM makes vectors of it together with the loop around it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+# A reciprocal is allowed to no sum or product, and a contraction to no quotient.
+_SUM_OR_PRODUCT, _QUOTIENT = ("arcp",), ("contract",)
+
+
+class Value:
+    """A float32, a float64, or the bits of one as an integer of the same width."""
+
+    def __init__(self, builder: ir.IRBuilder, value: Any):
+        self.builder, self.value = builder, value
+
+    @property
+    def is_double(self) -> bool:
+        """Whether this is a float64 or the bits of one."""
+        return str(self.value.type) in ("double", "i64")
+
+    def of(self, x: Value | float) -> Value:
+        """`x` itself, or the number as a constant of this value's type."""
+        if isinstance(x, Value):
+            return x
+        return Value(self.builder, ir.Constant(self.value.type, x))
+
+    def _binary(self, operation: str, other: Value | float, **flags: Any) -> Value:
+        emit = getattr(self.builder, operation)
+        return Value(self.builder, emit(self.value, self.of(other).value, **flags))
+
+    def call(self, name: str, *others: Value | float) -> Value:
+        """LLVM's intrinsic `name` of this value and `others`."""
+        kind = self.value.type
+        suffix = "f64" if self.is_double else "f32"
+        function = cgutils.get_or_insert_function(
+            self.builder.module,
+            ir.FunctionType(kind, [kind] * (1 + len(others))),
+            f"llvm.{name}.{suffix}",
+        )
+        arguments = [self.value, *(self.of(x).value for x in others)]
+        return Value(self.builder, self.builder.call(function, arguments))
+
+    # Floating point
+
+    def __add__(self, other: Value | float) -> Value:
+        return self._binary("fadd", other, flags=_SUM_OR_PRODUCT)
+
+    def __sub__(self, other: Value | float) -> Value:
+        return self._binary("fsub", other, flags=_SUM_OR_PRODUCT)
+
+    def __mul__(self, other: Value | float) -> Value:
+        return self._binary("fmul", other, flags=_SUM_OR_PRODUCT)
+
+    def __truediv__(self, other: Value | float) -> Value:
+        return self._binary("fdiv", other, flags=_QUOTIENT)
+
+    def __neg__(self) -> Value:
+        return Value(self.builder, self.builder.fneg(self.value))
+
+    def times_plus(self, factor: Value | float, term: Value | float) -> Value:
+        """self * factor + term, rounded once."""
+        return self.call("fma", factor, term)
+
+    def polynomial(self, coefficients: tuple[float, ...]) -> Value:
+        """c[0] + c[1] * self + c[2] * self**2 + ..., by Horner's rule."""
+        result = self.of(coefficients[-1])
+        for c in reversed(coefficients[:-1]):
+            result = result.times_plus(self, c)
+        return result
+
+    def __lt__(self, other: Value | float) -> Value:
+        return Value(
+            self.builder, self.builder.fcmp_ordered("<", self.value, self.of(other).value)
+        )
+
+    def equals(self, other: Value | float) -> Value:
+        """Whether the two are equal; false when one is NaN."""
+        return Value(
+            self.builder, self.builder.fcmp_ordered("==", self.value, self.of(other).value)
+        )
+
+    def clamped(self, low: float, high: float) -> Value:
+        """At least `low` and at most `high`; NaN stays NaN."""
+        below = where(self < low, self.of(low), self)
+        return where(below.of(high) < below, below.of(high), below)
+
+    def as_double(self) -> Value:
+        """This float32 as a float64."""
+        return Value(self.builder, self.builder.fpext(self.value, ir.DoubleType()))
+
+    def as_single(self) -> Value:
+        """This float64 rounded to a float32."""
+        return Value(self.builder, self.builder.fptrunc(self.value, ir.FloatType()))
+
+    # Bits
+
+    def bits(self) -> Value:
+        """The representation, as an integer of the same width."""
+        return Value(self.builder, self.builder.bitcast(self.value, _integer(self.is_double)))
+
+    def number(self) -> Value:
+        """The float that has these bits."""
+        kind = ir.DoubleType() if self.is_double else ir.FloatType()
+        return Value(self.builder, self.builder.bitcast(self.value, kind))
+
+    def converted(self) -> Value:
+        """This signed integer as the float of the same width."""
+        kind = ir.DoubleType() if self.is_double else ir.FloatType()
+        return Value(self.builder, self.builder.sitofp(self.value, kind))
+
+    def low_half(self) -> Value:
+        """The low 32 bits of 64."""
+        return Value(self.builder, self.builder.trunc(self.value, _integer(False)))
+
+    def plus(self, other: Value | int) -> Value:
+        """The sum of integers, modulo 2 to the width."""
+        return self._binary("add", other)
+
+    def minus(self, other: Value | int) -> Value:
+        """The difference of integers, modulo 2 to the width."""
+        return self._binary("sub", other)
+
+    def __lshift__(self, count: int) -> Value:
+        return self._binary("shl", count)
+
+    def __rshift__(self, count: int) -> Value:
+        """Shift in zeros."""
+        return self._binary("lshr", count)
+
+    def shifted_signed(self, count: int) -> Value:
+        """Shift right by `count`, keeping the sign."""
+        return self._binary("ashr", count)
+
+    def __and__(self, other: Value | int) -> Value:
+        return self._binary("and_", other)
+
+    def __or__(self, other: Value | int) -> Value:
+        return self._binary("or_", other)
+
+    def __xor__(self, other: Value | int) -> Value:
+        return self._binary("xor", other)
+
+    def is_zero(self) -> Value:
+        """Whether the integer is 0."""
+        return Value(self.builder, self.builder.icmp_unsigned("==", self.value, self.of(0).value))
+
+
+def _integer(is_double: bool) -> ir.IntType:
+    return ir.IntType(64 if is_double else 32)
+
+
+def where(condition: Value, a: Value, b: Value | float) -> Value:
+    """`a` where the condition holds, else `b`; both are computed."""
+    return Value(a.builder, a.builder.select(condition.value, a.value, a.of(b).value))
+
+
+def as_intrinsic(name: str, arity: int, single: Any, double: Any):
+    """A function for Numba code, of `arity` floats of one type: `single` and `double` build it from
+    Values for float32 and float64. Where one is None, the callers use something else.
+    """
+
+    def signature_and_codegen(*arguments: Any):
+        kind = arguments[0]
+        build = {types.float32: single, types.float64: double}.get(kind)
+        if build is None or any(a != kind for a in arguments):
+            return None
+
+        def codegen(context, builder, signature, args):
+            return build(*(Value(builder, x) for x in args)).value
+
+        return kind(*arguments), codegen
+
+    if arity == 1:
+
+        def function(typingctx, x):
+            return signature_and_codegen(x)
+
+    else:
+
+        def function(typingctx, x, y):
+            return signature_and_codegen(x, y)
+
+    function.__name__ = function.__qualname__ = name
+    return intrinsic(function)

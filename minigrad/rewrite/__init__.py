@@ -1,0 +1,150 @@
+"""Algebraic simplification, graph -> graph: equal values from fewer and earlier reductions.
+
+Each value is held as a sum of products of powers (`terms.py`), each reduction brought to a
+combination of simpler ones by named rules (`rules.py`), in one walk over the graph (`walk.py`), and
+turned into nodes again (`lower.py`). Values are equal in real arithmetic, wherever the unsimplified
+ones are finite. `barrier` stops the algebra; casts, integers and every op that is not arithmetic
+are symbols to it. Only leaves of this graph are read: nothing is looked up in what the process has
+computed otherwise, so the result depends on the structure of the graph and its constants alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+from minigrad.graph import Node, topological
+from minigrad.ops import expand, reshape, sum_
+from minigrad.rewrite.nest import nested
+from minigrad.rewrite.rules import RULES, STATEMENTS, Sum
+from minigrad.rewrite.table import Table
+from minigrad.rewrite.views import refine
+from minigrad.rewrite.walk import Simplifier
+
+__all__ = ["RULES", "STATEMENTS", "Cost", "Rewriting", "Simplifier", "Sum", "cost", "simplify"]
+
+# A simplified graph whose reductions read more than this much of what they did is not worth it.
+MOST_READS = 1.3
+
+
+def simplify(
+    roots: Sequence[Node],
+    given: Collection[int] | None = None,
+    off: Collection[str] = (),
+    record: Any = None,
+) -> list[Node]:
+    """Nodes with the values of `roots`, from fewer and earlier reductions.
+
+    Args:
+        given: ids of the nodes whose reductions happen anyway and early, the forward. By default
+            those that no gradient built (`Node.order`).
+        off: names of rules that do not apply (`STATEMENTS` lists them).
+        record: called with each step, see `minigrad.study.derive`.
+    """
+    out = Rewriting(roots, given, off).run(record)
+    return out if _reads(out) <= MOST_READS * _reads(roots) else list(roots)
+
+
+class Rewriting:
+    """One graph with what its simplification makes.
+
+    `fine` are the roots over the finest axes (rule "views"), `walker` what was used last.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[Node],
+        given: Collection[int] | None = None,
+        off: Collection[str] = (),
+    ):
+        nodes = topological(roots, stop=_is_stored)
+        if given is None:
+            given = {n.id for n in nodes if n.order == 0}
+        self.off = frozenset(off)
+        self.table = Table(nodes)
+        self._first = frozenset(given) if len(given) < len(nodes) else frozenset()
+        self.fine = refine(nodes, roots, self.table) if "views" not in off else list(roots)
+        self.nodes = _in_order(self.fine, self.table)
+        self.walker = self._walker(())
+
+    def _walker(self, known: Collection[int], record: Any = None) -> Simplifier:
+        first, origin = self._first, self.table.origin
+        if not first:
+            return Simplifier(self.table, lambda n: True, known, self.off, record)
+        return Simplifier(
+            self.table, lambda n: origin.get(n.id, n.id) in first, known, self.off, record
+        )
+
+    def run(self, record: Any = None) -> list[Node]:
+        """The simplified roots."""
+        out = self.walker.run(self.nodes, self.fine)
+        known: Collection[int] = ()
+        if self.walker.has_second_thoughts():
+            known = frozenset(self.walker.made)
+        if known or record is not None:
+            self.walker = self._walker(known, record)
+            out = self.walker.run(self.nodes, self.fine)
+        return nested(out, self.table) if "nested sums" not in self.off else out
+
+
+def _in_order(roots: Sequence[Node], table: Table) -> list[Node]:
+    """The graph in the order in which it was first built. See [Note: one pass]."""
+    nodes = topological(roots, stop=_is_stored)
+    if table.origin:
+        place: dict[int, int] = {}
+        for n in nodes:  # a node that was made for an early one may read one that was built late
+            own = table.origin.get(n.id, n.id)
+            place[n.id] = max([own, *[place[i.id] for i in n.inputs if i.id in place]])
+        nodes.sort(key=lambda n: (place[n.id], n.id))
+    return nodes
+
+
+def _is_stored(n: Node) -> bool:
+    return n.storage is not None
+
+
+def _reads(roots: Sequence[Node]) -> int:
+    """Elements that the reductions read."""
+    nodes = topological(roots, stop=_is_stored)
+    return sum([n.inputs[0].size for n in nodes if n.op is sum_ and n.storage is None])
+
+
+class Cost(NamedTuple):
+    """What a graph costs on large arrays."""
+
+    reductions: int  # full-size ones
+    sweeps: int  # the longest chain of those, and one more if a full-size array is written after it
+    operations: int  # full-size elementwise
+
+
+def cost(roots: Sequence[Node], free: Sequence[Node] = ()) -> Cost:
+    """The cost of computing `roots` when `free` and all that they depend on are computed.
+
+    Full-size: half as many elements as the largest array that a reduction here reads, or more.
+    """
+    nodes = topological(roots)
+    done = {n.id for n in topological(free)}
+    reducing = [n for n in nodes if n.op.kind == "reduce"]
+    largest = max([prod(n.inputs[0].shape) for n in reducing] or [n.size for n in nodes])
+    depth: dict[int, int] = {}
+    reductions = operations = sweeps = 0
+    for n in nodes:
+        before = max([depth[i.id] for i in n.inputs], default=0)
+        if n.id in done:
+            before = 0
+        elif n.op.kind == "reduce":
+            if 2 * n.inputs[0].size >= largest:
+                reductions += 1
+                before += 1
+        elif 2 * n.size >= largest and n.op.kind in ("map", "kernel"):
+            operations += 1
+        depth[n.id] = before
+    for r in roots:
+        shown = r
+        while shown.op in (expand, reshape) and shown.inputs:
+            shown = shown.inputs[0]
+        if r.id not in done:
+            writes = 2 * shown.size >= largest and bool(shown.inputs)
+            sweeps = max(sweeps, depth[r.id] + writes)
+    return Cost(reductions, sweeps, operations)
