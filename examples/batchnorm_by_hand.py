@@ -1,11 +1,11 @@
 """Batch normalization differentiated by hand, with array functions only.
 
 Nine steps forward, the same nine steps backward with one chain rule each, and the closed form that
-they simplify to; training and inference mode. `examples.batchnorm_gradients` compares all of it with
-what minigrad derives by itself.
+they simplify to; training and inference mode. `examples.batchnorm_gradients` compares all of it
+with what minigrad derives by itself.
 
-Source: Ioffe & Szegedy 2015, arXiv:1502.03167, section 3. Channels are at axis 1; a channel sum runs
-over all other axes: the n values that share one mean and one variance.
+Source: Ioffe & Szegedy 2015, arXiv:1502.03167, section 3. Channels are at axis 1; a channel sum
+runs over all other axes: the n values that share one mean and one variance.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def training_closed_form(x: Tensor, gamma: Tensor, g: Tensor, eps: float) -> Gra
 def inference_in_stages(
     x: Tensor, gamma: Tensor, g: Tensor, mean: Tensor, var: Tensor, eps: float
 ) -> Gradients:
-    """The gradients of inference mode: mean and var (C,) are constants, so steps 1, 3 to 6 drop out."""
+    """The gradients of inference mode: mean, var (C,) are constants; steps 1, 3 to 6 drop out."""
     xmu = x - per_channel(mean, x)  # 2
     inv = 1 / mg.sqrt(per_channel(var, x) + eps)
     xhat = xmu * inv  # 7

@@ -6,8 +6,8 @@ First the nine steps of the derivation with their numbers on four values, then f
 largest difference between what minigrad derives and (a) the chain rule stage by stage, (b) the
 closed form, both by hand (`examples/batchnorm_by_hand.py`), (c) central differences. By hand and by
 differences everything is computed in float64 from the numbers the layer saw, so the rows in float32
-show the error of the layer alone. What is done by hand runs under `mg.eager()`, op by op as written;
-the layer runs as users run it, fused.
+show the error of the layer alone. What is done by hand runs under `mg.eager()`, op by op as
+written; the layer runs as users run it, fused.
 """
 
 from __future__ import annotations
@@ -289,6 +289,7 @@ FORMULAS = {
     "dmu": "-sum(dxmu)",
     "dx": "dxmu + dmu / n",
 }
+GOLDEN = "x = 1, 3, 5, 7 with gamma = 2, beta = 0.5, eps = 0.001, g = 1, 0, 0, 0"
 STEP = {"dbeta": 9, "dgamma": 8, "dinv": 7, "dstd": 6, "dvar": 5, "dsq": 4, "dxmu2": 3, "dxmu": 2}
 STEP |= {"mu": 1, "xmu": 2, "sq": 3, "var": 4, "std": 5, "inv": 6, "xhat": 7, "scaled": 8, "y": 9}
 STEP |= {"dx": 1}
@@ -296,7 +297,7 @@ STEP |= {"dx": 1}
 
 @mg.eager()
 def nine_steps() -> str:
-    """The derivation with numbers: x = 1, 3, 5, 7, gamma = 2, beta = 0.5, eps = 0.001, g = 1, 0, 0, 0."""
+    """The derivation with the numbers of `GOLDEN`, one line a stage."""
 
     def column(*values: float) -> Tensor:
         return mg.reshape(mg.tensor(values, dtype="float64"), (-1, 1))
@@ -312,11 +313,12 @@ def nine_steps() -> str:
             lines.append(f"{STEP.get(name, ''):>4}  {name:8}= {FORMULAS[name]:21}{numbers}")
         lines.append("")
     total = channel_sum(backward.dx).item()
-    return "\n".join([*lines[:-1], f"      sum(dx) = {total:.1e}: a common shift of x changes nothing"])
+    lines[-1] = f"      sum(dx) = {total:.1e}: a common shift of x changes nothing"
+    return "\n".join(lines)
 
 
 def float32_by_hand(seed: int) -> str:
-    """Why the layer centres on a sample first: the hand-written formulas in float32 at a large mean."""
+    """Why the layer centres on a sample first: the formulas by hand in float32 at a large mean."""
     case = Case("", (32, 2, 8, 8), dtype="float32", mean=1e4)
     data = draw(case, seed)
     terms, (exact, _) = largest_terms(case, data), by_hand(case, data)
@@ -340,7 +342,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.device is not None:
         mg.set_default_device(options.device)
 
-    print("The nine steps on x = 1, 3, 5, 7 with gamma = 2, beta = 0.5, eps = 0.001, g = 1, 0, 0, 0\n")
+    print(f"The nine steps on {GOLDEN}\n")
     print(nine_steps())
     print("\nAutomatic against each other way, relative to the largest term of the formula\n")
     rows = [compare(case, options.seed) for case in REGULAR + HARD]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Self, overload
+from typing import Self, cast, overload
 
 import minigrad as mg
 from layers.module import Module
@@ -23,7 +23,7 @@ class ModuleList(Module):
 
     def append(self, module: Module) -> Self:
         """Add a module at the end."""
-        if not isinstance(module, Module):
+        if not isinstance(cast(object, module), Module):
             raise TypeError(
                 f"{type(self).__name__}: expected modules, got {type(module).__name__}. "
                 f"Wrap a function in a Module."

@@ -24,6 +24,7 @@ class Conv2d(Module):
     Shapes: x (N, C, H, W) -> y (N, out_channels, H', W') with
         H' = floor((H + 2 padding - dilation (kernel_size - 1) - 1) / stride) + 1;
         weight (out_channels, in_channels / groups, *kernel_size), bias (out_channels,).
+
     Args:
         in_channels, out_channels: channels.
         kernel_size, stride, padding, dilation: one number, or one per spatial axis, in pixels;
@@ -64,7 +65,8 @@ class Conv2d(Module):
         )
 
     def extra_repr(self) -> str:
-        shown = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        shown = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
+        shown += f", stride={self.stride}"
         if self.padding != (0, 0):
             shown += f", padding={self.padding!r}"
         if self.dilation != (1, 1):

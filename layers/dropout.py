@@ -14,6 +14,7 @@ class Dropout(Module):
         y = x * mask / (1 - p),  mask ~ Bernoulli(1 - p);  y = x in eval
 
     Source: Srivastava et al. 2014, in the inverted form.
+
     Args:
         p: the probability of dropping an element, in [0, 1).
         generator: the source of randomness; None takes the global one.

@@ -16,6 +16,7 @@ class Linear(Module):
         y = x @ weight.T + bias
 
     Shapes: x (..., in_features) -> y (..., out_features); weight (out, in), bias (out,).
+
     Args:
         in_features, out_features: sizes, in elements.
         bias: whether there is an offset; leave it out before a batch normalization.
@@ -32,7 +33,8 @@ class Linear(Module):
         return mg.nn.linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        sizes = f"in_features={self.in_features}, out_features={self.out_features}"
+        return f"{sizes}, bias={self.bias is not None}"
 
 
 def reset(weight: Parameter, bias: Parameter | None) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple, Self, cast
 
 import minigrad as mg
-from minigrad import Tensor, execution
+from minigrad import Tensor, dtype, execution
 from minigrad.device import Device, as_device
 from minigrad.dtype import DType, as_dtype
 
@@ -31,10 +31,12 @@ class Buffer(Tensor):
     [Note: buffer updates] `assign` only binds a new, detached node. It also makes the buffer
     pending: whatever is computed next (the loss, the optimizer's step) computes it along, in the
     same pass over the data. A computed node without a gradient forgets its inputs, so a running
-    statistic never becomes a chain over all past batches.
+    statistic never becomes a chain over all past batches. Where nothing is ever looked at, every
+    `longest_chain`-th assignment computes.
     """
 
-    __slots__ = ()
+    longest_chain = 16
+    _waiting = 0  # assignments since the last computation
 
     def __init__(self, value: Tensor):
         super().__init__(value.detach().node)
@@ -42,7 +44,10 @@ class Buffer(Tensor):
     def assign(self, value: Any) -> Self:
         """Bind a new value of the same shape and type, computed with whatever is computed next."""
         super().assign(value)
+        self._waiting = self._waiting + 1 if id(self) in execution.pending_updates else 1
         execution.pending_updates[id(self)] = self
+        if self._waiting >= self.longest_chain:
+            execution.evaluate(self)
         return self
 
 
@@ -102,12 +107,13 @@ class Module:
                 f"shape {value.shape}. Wrap it: Parameter(t) is trained, Buffer(t) only saved; to "
                 f"change a value in place use .assign()."
             )
-        if isinstance(value, list | tuple | dict):
-            held = value.values() if isinstance(value, dict) else value
+        if isinstance(value, (list, tuple, dict)):
+            items = cast(Collection[object], value)
+            held = cast(dict[object, object], value).values() if isinstance(value, dict) else items
             if any(isinstance(v, Module | Tensor) for v in held):
                 raise TypeError(
                     f"{type(self).__name__}.{name}: expected no modules or tensors inside a "
-                    f"{type(value).__name__}, where they cannot be found, got {len(value)} items. "
+                    f"{type(items).__name__}, where they cannot be found, got {len(items)} items. "
                     f"Use ModuleList or Sequential, or one attribute each."
                 )
         object.__setattr__(self, name, value)
@@ -127,7 +133,7 @@ class Module:
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """This module (named `prefix`) and all below it, parents first."""
         seen: set[int] = set()
-        stack = [(prefix, self)]
+        stack: list[tuple[str, Module]] = [(prefix, self)]
         while stack:
             path, module = stack.pop()
             if id(module) in seen:
@@ -220,12 +226,13 @@ class Module:
         their type.
         """
         for target in where:
-            is_dtype = isinstance(target, DType) or target in mg.dtype.BY_NAME
+            if isinstance(target, DType) or target in dtype.BY_NAME:
+                to = as_dtype(cast(Any, target), "Module.to")
+            else:
+                to = as_device(target, "Module.to")
             for _, tensor in self._named_tensors((Parameter, Buffer)):
-                if not is_dtype:
-                    _convert(tensor, lambda t: t.to(as_device(target, "Module.to")))
-                elif tensor.dtype.is_floating:
-                    _convert(tensor, lambda t: t.astype(as_dtype(target, "Module.to")))
+                if isinstance(to, Device) or tensor.dtype.is_floating:
+                    _convert(tensor, to)
         return self
 
     # Mode and gradients.
@@ -235,7 +242,7 @@ class Module:
         for module in self.modules():
             if module.training != mode:
                 module.training = mode
-                execution.mode_version += 1
+                execution.switch_mode(module)
         return self
 
     def eval(self) -> Self:
@@ -275,8 +282,12 @@ class Module:
         return f"{type(self).__name__}({head}{body}\n)"
 
 
-def _convert(tensor: Tensor, conversion: Callable[[Tensor], Tensor]) -> None:
+def _convert(tensor: Tensor, to: Device | DType) -> None:
     """Give an existing parameter or buffer another type or device, and its gradient with it."""
+
+    def conversion(t: Tensor) -> Tensor:
+        return t.astype(to) if isinstance(to, DType) else t.to(to)
+
     trained, converted = tensor.is_leaf, conversion(tensor.detach())
     tensor.requires_grad_(False)
     tensor.rebind(converted.node)

@@ -20,9 +20,13 @@ class _Pool2d(Module):
 class MaxPool2d(_Pool2d):
     """The largest value of each window.
 
-    Shapes: x (N, C, H, W) -> y (N, C, H', W'), H' = floor((H + 2 padding - kernel_size) / stride) + 1.
+    Shapes: x (N, C, H, W) -> y (N, C, H', W') with
+        H' = floor((H + 2 padding - kernel_size) / stride) + 1.
+
     Args:
-        kernel_size, stride, padding: one number or one per axis, in pixels; stride None is kernel_size.
+        kernel_size: one number, or one per spatial axis, in pixels.
+        stride: likewise; None is kernel_size.
+        padding: likewise; positions on each side that never win.
     """
 
     def forward(self, x: Tensor) -> Tensor:

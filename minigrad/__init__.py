@@ -24,6 +24,7 @@ from minigrad.creation import (
     zeros,
     zeros_like,
 )
+from minigrad.config import config as _config
 from minigrad.device import Device, cpu, cuda, default_device, devices, set_default_device
 from minigrad.dtype import DType, float32, float64, int32, int64, uint8
 from minigrad.dtype import bool_ as bool
@@ -143,7 +144,7 @@ if TYPE_CHECKING:
         value_and_grad,
         vjp,
     )
-    from minigrad.execution import detect_anomaly, eager, evaluate, synchronize
+    from minigrad.execution import detect_anomaly, eager, evaluate, rewrites, synchronize
     from minigrad.io import load, save
     from minigrad.testing import gradcheck
 
@@ -264,6 +265,7 @@ __all__ = [
     "remainder",
     "repeat",
     "reshape",
+    "rewrites",
     "roll",
     "round",
     "rsqrt",
@@ -344,3 +346,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
+
+
+if _config.check:
+    import_module("minigrad.execution")  # MINIGRAD_CHECK=1 is a mode of every op from now on

@@ -20,10 +20,12 @@ def gradients(
     inputs: Sequence[Node],
     cotangents: Sequence[Node],
     unreached: str = "error",
+    trace: dict[Node, Node] | None = None,
 ) -> list[Node | None]:
     """The vector-Jacobian product: for each input, the sum of <cotangent, d output / d input>.
 
     `unreached` says what an input that no output depends on gets: "error", "zero" or "none".
+    `trace` receives the total cotangent of every node on the way.
     """
     targets = {n.id for n in inputs}
     on_path, undifferentiable = _paths(outputs, targets)
@@ -55,6 +57,8 @@ def gradients(
                 if part is not None and source.id in on_path:
                     accumulate(source, part)
 
+    if trace is not None:
+        trace.update((nodes[i], g) for i, g in adjoints.items())
     results: list[Node | None] = []
     for node in inputs:
         found = adjoints.get(node.id)

@@ -115,7 +115,7 @@ def _signature(args: Any, kwargs: Any, leaves: list[Any]) -> Any:
         else:
             described.append((type(leaf), leaf))
     containers = repr(tree_rebuilt((args, kwargs), iter([0] * len(leaves))))
-    key = (containers, tuple(described), handle.grad_enabled, execution.mode_version)
+    key = (containers, tuple(described), handle.grad_enabled, execution.modes)
     try:
         hash(key)
     except TypeError as error:
@@ -147,7 +147,7 @@ class _Recorder:
         previous = handle.on_assign, execution.on_observe
         handle.on_assign, execution.on_observe = self._assign, self._observe
         try:
-            with self.collecting_gradients(must_be_new=True):
+            with graph.unshared(), self.collecting_gradients(must_be_new=True):
                 result = function(*new_args, **new_kwargs)
             self._check_seen()
             self.form, self.outputs = _form(result), [t.node for t in _tensors(result)]
@@ -223,7 +223,9 @@ class _Recorder:
         return mine
 
     def _assign(self, tensor: Handle, old: Node) -> None:
-        self.assigned.setdefault(id(tensor), (weakref.ref(tensor), old))
+        known = self.assigned.get(id(tensor))
+        if known is None or known[0]() is not tensor:  # a dead tensor's id may be given again
+            self.assigned[id(tensor)] = weakref.ref(tensor), old
 
     def _observe(self, nodes: Sequence[Node]) -> None:
         """Constants may be computed while recording; what depends on an argument may not."""
@@ -231,13 +233,13 @@ class _Recorder:
             if n.id in self.placeholders:
                 site = graph.user_site()
                 self._refuse(nodes[0], f" at {site[0]}:{site[1]}" if site else "")
-            if n.storage is not None:
+            if n.id < self.start:
                 self.seen[n.id] = n
 
     def _check_seen(self) -> None:
         """What the step changes may not be looked at, either: the next replay has another value."""
         for _, old in self.assigned.values():
-            if old.id in self.seen and old.id < self.start:
+            if old.id in self.seen:
                 self._refuse(old, ", which the function also assigns")
 
     def _refuse(self, node: Node, where: str) -> None:

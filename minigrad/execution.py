@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
@@ -22,8 +23,20 @@ pending_updates: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDic
 # raises if they may not be seen now.
 on_observe: Callable[[Sequence[Node]], None] | None = None
 
-# Counts the switches between training and evaluation: a captured step is made anew after one.
-mode_version = 0
+# Which modules are in evaluation mode, as a set of bits: a captured step belongs to the modes it was
+# recorded in, and is found again when they come back.
+modes = 0
+_mode_bits: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_next_mode_bit = itertools.count()
+
+
+def switch_mode(module: Any) -> None:
+    """Note that `module` went from training to evaluation or back."""
+    global modes
+    bit = _mode_bits.get(module)
+    if bit is None:
+        bit = _mode_bits[module] = next(_next_mode_bit)
+    modes ^= 1 << bit
 
 
 def capturing() -> bool:
@@ -83,6 +96,27 @@ def synchronize(device: Any = None) -> None:
     backend_of(as_device(device, "synchronize")).synchronize()
 
 
+class rewrites(ContextDecorator):
+    """Switch algebraic simplification off or on for what is computed inside: `rewrites(False)`.
+
+    Values agree with it and without to the rounding of the dtype; see `minigrad.rewrite`.
+    `MINIGRAD_REWRITE=0` switches it off for a process. Never on in `eager` and `detect_anomaly`.
+    """
+
+    def __init__(self, on: bool = True):
+        self.on = on
+        self._previous: list[bool] = []
+
+    def __enter__(self) -> None:
+        """Switch."""
+        self._previous.append(config.rewrite)
+        config.rewrite = self.on
+
+    def __exit__(self, *exception: object) -> None:
+        """Put the mode back as it was."""
+        config.rewrite = self._previous.pop()
+
+
 class _EachNode(ContextDecorator):
     """Runs a function on every node as it is built."""
 
@@ -125,15 +159,15 @@ class detect_anomaly(_EachNode):
         """Compute and check one node."""
         if const_value(node) is not None or on_observe is not None:
             return
-        inputs = node.inputs
+        inputs, op = node.inputs, node.op  # a computed node may forget them
         # The inputs too: one that was built before this mode may not have been computed.
         compute([n for n in (*inputs, node) if const_value(n) is None])
-        if not node.dtype.is_floating or node.op.kind in ("view", "identity"):
+        if not node.dtype.is_floating or op.kind in ("view", "identity"):
             return
         with _unwatched():
             bad = _count_non_finite(node)
             if bad and not any(_count_non_finite(n) for n in inputs if n.dtype.is_floating):
-                raise AnomalyError(_describe(node, inputs, bad))
+                raise AnomalyError(_describe(node, op.name, inputs, bad))
 
 
 class _unwatched:
@@ -152,7 +186,7 @@ def _count_non_finite(node: Node) -> int:
     if value is not None:
         return int(value != value or value in (float("inf"), float("-inf")))
     x = graph.leaf(node.storage, node.shape, node.dtype, node.device)
-    finite = ops.equal(x - x, graph.zeros_like(x))
+    finite = ops.less(ops.abs_(x), graph.like(float("inf"), x))  # false for NaN
     total = ops.sum_(
         ops.cast(ops.bitwise_invert(finite), dtype=int64), axes=tuple(range(node.ndim))
     )
@@ -160,12 +194,12 @@ def _count_non_finite(node: Node) -> int:
     return int(backend_of(node.device).to_bytes(total.storage, 8).cast("q")[0])
 
 
-def _describe(node: Node, inputs: Sequence[Node], bad: int) -> str:
+def _describe(node: Node, name: str, inputs: Sequence[Node], bad: int) -> str:
     shapes = ", ".join(f"{n.dtype.name}{list(n.shape)}" for n in inputs)
     where = f"{node.site[0]}:{node.site[1]}" if node.site else "an unknown line"
     return (
         f"detect_anomaly: expected finite values, got {bad} NaN or Inf of {node.size} from "
-        f"{node.op.name}({shapes}), built for {where}. Its inputs are all finite."
+        f"{name}({shapes}), built for {where}. Its inputs are all finite."
     )
 
 

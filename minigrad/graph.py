@@ -12,7 +12,7 @@ import itertools
 import math
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -262,6 +262,20 @@ def user_site() -> Site | None:
             return frame.f_code.co_filename, frame.f_lineno
         frame = frame.f_back
     return None
+
+
+@contextmanager
+def unshared() -> Iterator[None]:
+    """Nodes built inside are shared with one another, but not with any from before.
+
+    A node from before may be computed and have forgotten what it depends on.
+    """
+    global _table
+    previous, _table = _table, weakref.WeakValueDictionary()
+    try:
+        yield
+    finally:
+        _table = previous
 
 
 @contextmanager

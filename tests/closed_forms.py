@@ -1,7 +1,7 @@
 """Hand-derived derivatives of batch normalization that only tests need.
 
-The chain rule in nine stages and the closed form are in `examples/batchnorm_by_hand.py`. Here are the
-2015 paper's own listing, and the closed form of the second derivative.
+The chain rule in nine stages and the closed form are in `examples/batchnorm_by_hand.py`. Here are
+the 2015 paper's own listing, and the closed form of the second derivative.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class SecondGradients(NamedTuple):
     g: Tensor
 
 
-def second_derivative(x: Tensor, gamma: Tensor, g: Tensor, u: Tensor, eps: float) -> SecondGradients:
+def second_derivative(
+    x: Tensor, gamma: Tensor, g: Tensor, u: Tensor, eps: float
+) -> SecondGradients:
     """The gradients of S = <u, dx(x, gamma, g)> in closed form.
 
     With J = inv (I - 1 1'/m - xhat xhat'/m), the symmetric Jacobian of xhat, dx = gamma J g, so

@@ -1,80 +1,92 @@
-"""Fixtures that watch the engine: what it launches, compiles and plans, with poisoned memory."""
+"""Fixtures that watch the engine: what it launches, compiles and plans, and poisoned memory.
+
+The CPU backend is imported where it is used: a machine with a GPU need not have Numba.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Iterator
+from typing import Any
 
 import pytest
-
-from minigrad.backend.cpu import jit, memory
-from minigrad.backend.cpu.executable import Executable
-from minigrad.compiler import plan as plans
 
 
 class Watch:
     """Counts what happened since the last `reset`."""
 
     def __init__(self) -> None:
+        from minigrad.backend.cpu import jit
+        from minigrad.compiler import plan
+
+        self._jit, self._plan = jit, plan
         self.kernels: list[str] = []  # the name of every kernel that was launched
+        self.spaces: list[tuple[int, ...] | None] = []  # what each fused group ranged over
         self.reset()
 
     def reset(self) -> None:
         self.kernels.clear()
-        self._compiled, self._planned = jit.compile_count, plans.plan_count
+        self.spaces.clear()
+        self._compiled, self._planned = self._jit.compile_count, self._plan.plan_count
 
     @property
     def compiled(self) -> int:
-        """Kernels compiled. One that a cached file gives does not count: see `known`."""
-        return jit.compile_count - self._compiled
+        """Kernels compiled. One that a file of the cache gives does not count: see `known`."""
+        return self._jit.compile_count - self._compiled
 
     @property
     def planned(self) -> int:
-        return plans.plan_count - self._planned
+        return self._plan.plan_count - self._planned
 
     def known(self) -> int:
         """Distinct kernels of this process, compiled or loaded."""
-        return len(jit._kernels)
+        return len(self._jit._kernels)
 
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
-    watching = Watch()
-    run = plans.Plan.run
+    """What the engine does during a test."""
+    from minigrad.compiler.plan import Plan
 
-    def watched(self, *args):
+    watching = Watch()
+    run = Plan.run
+
+    def watched(self: Plan, *args: Any) -> Any:
         watching.kernels += [launch.kernel.name for launch in self.program.launches]
+        watching.spaces += [group.space for group in self.groups]
         return run(self, *args)
 
-    monkeypatch.setattr(plans.Plan, "run", watched)
+    monkeypatch.setattr(Plan, "run", watched)
     return watching
 
 
 @pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """All memory that nobody has written yet, arenas and slack included, reads as NaN."""
+    from minigrad.backend.cpu import memory
+    from minigrad.backend.cpu.executable import Executable
+
     allocate, run = memory.Buffer.__init__, Executable.run
 
     def poison(buffer: memory.Buffer) -> None:
         ctypes.memset(buffer.address, 0xFF, buffer.nbytes + memory.SLACK)
 
-    def allocate_poisoned(self, nbytes):
+    def allocate_poisoned(self: memory.Buffer, nbytes: int) -> None:
         allocate(self, nbytes)
         poison(self)
 
-    def run_poisoned(self, *args):
+    def run_poisoned(self: Executable, *args: Any) -> None:
         if self.arena is not None:
             poison(self.arena)
         run(self, *args)
 
     monkeypatch.setattr(memory.Buffer, "__init__", allocate_poisoned)
     monkeypatch.setattr(Executable, "run", run_poisoned)
-    yield
-    gc.collect()
 
 
 def live_bytes() -> int:
-    """Bytes in buffers, after a collection."""
+    """Bytes in the CPU's buffers, after a collection."""
+    from minigrad.backend.cpu import memory
+
     gc.collect()
     return memory.live_bytes

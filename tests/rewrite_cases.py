@@ -389,4 +389,4 @@ def gelu() -> list[Node]:
     L = Leaves()
     x = L(*TABLE)
     y = nn.gelu(x, "tanh")
-    return [y.node, *nodes(mg.gradients(y, [x], L(*TABLE)))]
+    return [y.node, *nodes(mg.gradients(y, [x], L(*TABLE), create_graph=True))]

@@ -54,7 +54,9 @@ def test_automatic_equals_by_hand_over_random_shapes(case, seed):
         assert_close(case, data, found, expected)
 
 
-@pytest.mark.parametrize("case", example.REGULAR + example.HARD, ids=lambda c: f"{c.name}-{c.dtype}")
+@pytest.mark.parametrize(
+    "case", example.REGULAR + example.HARD, ids=lambda c: f"{c.name}-{c.dtype}"
+)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_case_of_the_example(case, seed):
     data = example.draw(case, seed)

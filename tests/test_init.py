@@ -22,7 +22,7 @@ def moments_of(tensor):
 
 
 def assert_variance(tensor, expected, fourth_moment):
-    """Within four standard errors; fourth_moment is E[z^4] / E[z^2]^2, 3 for normal, 9/5 for uniform."""
+    """Within four standard errors; fourth_moment is E[z^4] / E[z^2]^2: normal 3, uniform 9/5."""
     n, mean, variance, _ = moments_of(tensor)
     assert abs(mean) <= 4 * math.sqrt(expected / n)
     assert abs(variance / expected - 1) <= 4 * math.sqrt((fourth_moment - 1) / n)
@@ -62,9 +62,7 @@ def test_kaiming_modes_and_gains():
     generator = mg.random.Generator(2)
     weight = init.kaiming_normal(parameter(50, 80), mode="fan_out", generator=generator)
     assert_variance(weight, 2 / 50, NORMAL)
-    weight = init.kaiming_uniform(
-        parameter(50, 80), nonlinearity="linear", generator=generator
-    )
+    weight = init.kaiming_uniform(parameter(50, 80), nonlinearity="linear", generator=generator)
     assert_variance(weight, 1 / 80, UNIFORM)
     weight = init.kaiming_normal(parameter(50, 80), a=1.0, generator=generator)
     assert_variance(weight, 1 / 80, NORMAL)
@@ -106,7 +104,9 @@ def test_uniform_and_normal_take_their_range():
     values = init.uniform(parameter(500), 2.0, 3.0, mg.random.Generator(4))
     assert 2 <= min(values.tolist()) < 2.05
     assert 2.95 < max(values.tolist()) <= 3
-    n, mean, variance, _ = moments_of(init.normal(parameter(2000), 5.0, 0.1, mg.random.Generator(5)))
+    n, mean, variance, _ = moments_of(
+        init.normal(parameter(2000), 5.0, 0.1, mg.random.Generator(5))
+    )
     assert mean == pytest.approx(5, abs=0.4 / math.sqrt(n))
     assert variance == pytest.approx(0.01, rel=0.15)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import minigrad as mg
-from layers import init
 from layers.activation import Identity, ReLU
 from layers.conv import Conv2d
 from layers.linear import Linear
@@ -22,6 +21,7 @@ class LeNet5(Module):
     Source: LeCun et al. 1998, with ReLU, max pooling and full connections.
     Shapes: x (N, in_channels, 32, 32) -> scores (N, classes).
     Parameters: 62006 for colour and 10 classes without norm; 62232 with BatchNorm.
+
     Args:
         in_channels: 3 for colour, 1 for grey.
         classes: the number of scores.
@@ -29,8 +29,8 @@ class LeNet5(Module):
             convolutions and the first two fully connected layers. It always sees maps
             (N, C, H, W): features are maps of one pixel. The layer before a norm has no bias.
         activation: a factory `() -> Module`.
-    Init: weights N(0, 2 / fan_in) (He) before ReLU, else Xavier uniform; the last layer Xavier
-        uniform; biases 0.
+    Init: that of the layers, U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)). Without a norm, He's larger
+        weights start at a loss of 3.8 instead of 2.3, and with momentum some seeds never recover.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class LeNet5(Module):
         activation: Callable[[], Module] = ReLU,
     ):
         bias = norm is None
-        make_norm = norm or (lambda channels: Identity())
+        make_norm = norm if norm is not None else _no_norm
         self.conv1 = Conv2d(in_channels, 6, 5, bias=bias)
         self.norm1 = make_norm(6)
         self.conv2 = Conv2d(6, 16, 5, bias=bias)
@@ -52,23 +52,12 @@ class LeNet5(Module):
         self.norm4 = make_norm(84)
         self.fc3 = Linear(84, classes)
         self.activation, self.pool = activation(), MaxPool2d(2)
-        self._initialize()
-
-    def _initialize(self) -> None:
-        rectified = isinstance(self.activation, ReLU)
-        for layer in (self.conv1, self.conv2, self.fc1, self.fc2, self.fc3):
-            if rectified and layer is not self.fc3:
-                init.kaiming_normal(layer.weight, nonlinearity="relu")
-            else:
-                init.xavier_uniform(layer.weight)
-            if layer.bias is not None:
-                init.zeros(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[2:] != (32, 32):
             raise ValueError(
-                f"LeNet5: expected x of shape (N, {self.conv1.in_channels}, 32, 32), got {x.shape}. "
-                f"Pad or resize the images to 32 x 32."
+                f"LeNet5: expected x of shape (N, {self.conv1.in_channels}, 32, 32), got "
+                f"{x.shape}. Pad or resize the images to 32 x 32."
             )
         x = self.pool(self.activation(self.norm1(self.conv1(x))))  # (N, 6, 14, 14)
         x = self.pool(self.activation(self.norm2(self.conv2(x))))  # (N, 16, 5, 5)
@@ -76,6 +65,10 @@ class LeNet5(Module):
         x = self.activation(_on_features(self.norm3, self.fc1(x)))  # (N, 120)
         x = self.activation(_on_features(self.norm4, self.fc2(x)))  # (N, 84)
         return self.fc3(x)
+
+
+def _no_norm(channels: int) -> Module:
+    return Identity()
 
 
 def _on_features(norm: Module, x: Tensor) -> Tensor:

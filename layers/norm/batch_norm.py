@@ -16,11 +16,13 @@ class BatchNorm(Module):
     Source: Ioffe & Szegedy 2015, arXiv:1502.03167, Algorithms 1 and 2.
     Differs: population statistics are exponential averages, not a second pass over the data.
     Shapes: x (N, C, *spatial) -> y same; weight, bias, running_* (C,). n = N * prod(spatial).
+
     Args:
         num_features: C, the extent of axis 1.
         eps: added to the variance, so in units of x squared; >= 0.
-        momentum: weight of the new batch, in [0, 1]: running = (1 - momentum) * running + momentum *
-            batch (a decay of 0.99 is momentum=0.01). None: the plain average of all batches.
+        momentum: weight of the new batch, in [0, 1]:
+            running = (1 - momentum) * running + momentum * batch; a decay of 0.99 is momentum=0.01.
+            None: the plain average of all batches.
         affine: whether there are weight and bias.
         track_running_stats: False: no running statistics, eval uses the batch's too.
         allow_degenerate: accept one value per channel: y = bias, no gradient to x or weight.
@@ -61,24 +63,24 @@ class BatchNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        if self.training or self.running_mean is None:
+        mean, var = self.running_mean, self.running_var
+        if self.training or mean is None or var is None:
             axes = (0, *range(2, x.ndim))
             x, sample = centre(x, axes)  # changes nothing but the rounding
             mean, var = moments(x, axes, keepdims=True)
             self._update(mean + sample, var, n=x.size // self.num_features)
-        else:
-            mean, var = self.running_mean, self.running_var
         return batch_normalization(x, mean, var, self.bias, self.weight, self.eps)
 
     def _update(self, mean: Tensor, var: Tensor, n: int) -> None:
         """Move the running statistics towards a batch's; see [Note: buffer updates]."""
-        if not self.training or self.running_mean is None or n <= 1:
-            return  # with n = 0 there is no mean, with n = 1 no variance to learn from
-        self.num_batches_tracked.assign(self.num_batches_tracked + 1)
-        new = self.momentum
-        if new is None:
-            new = 1 / self.num_batches_tracked.astype(self.running_mean.dtype)
-        update_running(self.running_mean, self.running_var, mean, var, n, new)
+        batches, old_mean, old_var = self.num_batches_tracked, self.running_mean, self.running_var
+        if not self.training or batches is None or old_mean is None or old_var is None:
+            return
+        if n <= 1:  # with n = 0 there is no mean, with n = 1 no variance to learn from
+            return
+        batches.assign(batches + 1)
+        new = 1 / batches.astype(old_mean.dtype) if self.momentum is None else self.momentum
+        update_running(old_mean, old_var, mean, var, n, new)
 
     def _check(self, x: Tensor) -> None:
         if x.ndim < 2 or (self.ranks and x.ndim not in self.ranks):

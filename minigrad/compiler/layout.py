@@ -173,6 +173,12 @@ def collapsed(operand: Operand, groups: tuple[Ints, ...]) -> Operand | None:
     return replace(operand, shape=tuple(shape), strides=tuple(strides))
 
 
+def is_dense(operand: Operand) -> bool:
+    """Whether an operand is row-major from the start of its slot (an extent of 1 has any stride)."""
+    steps = zip(operand.shape, operand.strides, contiguous_strides(operand.shape), strict=True)
+    return operand.offset == 0 and all(a == b for n, a, b in steps if n != 1)
+
+
 def dense(slot: int, dtype, shape: Shape) -> Operand:
     """A row-major operand that fills its slot."""
     return Operand(slot, dtype, shape, contiguous_strides(shape), 0)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from minigrad.backend.launch import Operand
-from minigrad.compiler.layout import dense, identity_index, source_index, view_operand
+from minigrad.compiler.layout import dense, identity_index, is_dense, source_index, view_operand
 from minigrad.graph import Node
 
 # Worth storing once rather than computing twice.
@@ -161,7 +161,7 @@ class Placement:
         operand = self.locate(node)
         if (operand is None and node.op.kind == "identity") or (operand is None and node.op.name == "reshape"):
             self._ensure_dense(node.inputs[0])
-        elif operand is None or operand != dense(operand.slot, node.dtype, node.shape) or self._is_part(node, operand):
+        elif operand is None or not is_dense(operand) or self._is_part(node, operand):
             self._store(node)
 
     def _is_part(self, node: Node, operand: Operand) -> bool:

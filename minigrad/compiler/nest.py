@@ -7,7 +7,7 @@ from typing import Any
 
 from minigrad.backend.launch import Operand
 from minigrad.backend.loopnest import Access, Affine, LoopNest, Reduction, Store
-from minigrad.compiler.layout import Index, identity_index, source_index
+from minigrad.compiler.layout import Index, identity_index, source_index, view_operand
 from minigrad.dtype import DType
 from minigrad.graph import Node, Shape
 
@@ -120,6 +120,12 @@ class NestBuilder:
 
     def definition(self, node: Node, index: Index) -> int:
         """The value of a node that is being stored: what it is made of, not a load of itself."""
+        if node.op.kind == "view":
+            base = self.locate(node.inputs[0])
+            seen = None if base is None else view_operand(node, base)
+            if seen is not None:  # a copy of memory seen otherwise, which may merge axes
+                access = point(seen, index, len(self.nest.shape))
+                return self._intern(("load", access), node.dtype, 0)
         locate, self.locate = self.locate, lambda n: None if n is node else locate(n)
         try:
             return self.value(node, index)

@@ -7,13 +7,16 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+from minigrad import graph
 from minigrad.backend.launch import Program
 from minigrad.compiler import memory
 from minigrad.compiler.fuse import fuse
 from minigrad.compiler.lower import Lowering
 from minigrad.compiler.materialize import Placement
+from minigrad.config import config
 from minigrad.device import backend_of
 from minigrad.graph import Node, const_op, const_value, topological
+from minigrad.rewrite import simplify
 
 MOST_PLANS = 256
 
@@ -26,14 +29,19 @@ class Plan:
     """The executable form of a graph's structure.
 
     `inputs` and `constants` are positions in the topological list of nodes the plan was made for; a
-    graph of the same structure has its own nodes at the same positions. `outputs` pairs each wanted
+    graph of the same structure has its own nodes at the same positions. What is run may be a
+    simplified graph (`minigrad.rewrite`), of which nothing but the inputs is shared. `outputs` pairs each wanted
     position with the slot that holds it (perhaps an input's) and its size in bytes.
     """
 
     def __init__(self, nodes: Sequence[Node], wanted: Sequence[Node]):
         backend = backend_of(wanted[0].device)
         library = backend.library()
-        placement = Placement(nodes, wanted)
+        roots, worked_on = wanted, nodes
+        if rewriting():
+            roots = simplify(wanted)
+            worked_on = topological(roots, stop=computed)
+        placement = Placement(worked_on, roots)
         program = Program(first_scratch=len(placement.slots))
         lowering = Lowering(placement, program, library)
         self.groups = fuse(placement, backend.num_threads())
@@ -47,8 +55,8 @@ class Plan:
         input_slots = len(placement.inputs)
         self.outputs: list[tuple[int, int]] = []
         self.fresh: dict[int, int] = {}  # slots that become the nodes' own memory -> bytes
-        for node in wanted:
-            operand = placement.locate(node)
+        for node, root in zip(wanted, roots, strict=True):
+            operand = placement.locate(root)
             assert operand is not None
             nbytes = node.size * node.dtype.itemsize
             self.outputs.append((position[node.id], operand.slot))
@@ -85,7 +93,12 @@ class Plan:
 
 
 def structure(nodes: Sequence[Node], wanted: Sequence[Node]) -> Any:
-    """A key equal for graphs that one plan can serve: all but the data, constants and identities."""
+    """A key equal for graphs that one plan can serve: all but the data and identities.
+
+    Constants are arguments of a plan, unless the algebra may have worked with them; it also looks
+    at which nodes were built for a derivative.
+    """
+    exact = rewriting()
     number: dict[int, int] = {}
     parts: list[Any] = []
     for i, n in enumerate(nodes):
@@ -93,12 +106,20 @@ def structure(nodes: Sequence[Node], wanted: Sequence[Node]) -> Any:
         if n.storage is not None:
             parts.append((n.dtype.name, n.shape))
         elif n.op is const_op:
-            parts.append(n.dtype.name)
+            # (repr: 0.0 is not -0.0, and NaN is itself)
+            parts.append((n.dtype.name, repr(n.attrs["value"])) if exact else n.dtype.name)
         else:
             inputs = tuple([number[m.id] for m in n.inputs])
             attrs = () if n.op.name == "variable" else tuple(n.attrs.values())
             parts.append((n.op.name, n.dtype.name, inputs, attrs))
-    return str(nodes[0].device), tuple(parts), tuple([number[n.id] for n in wanted])
+    derived = tuple([n.order > 0 for n in nodes]) if exact else None
+    places = tuple([number[n.id] for n in wanted])
+    return str(nodes[0].device), tuple(parts), places, derived
+
+
+def rewriting() -> bool:
+    """Whether graphs are simplified: not op by op, under `eager` or `detect_anomaly`."""
+    return config.rewrite and graph.on_build is None
 
 
 def plan_for(nodes: Sequence[Node], wanted: Sequence[Node]) -> Plan:

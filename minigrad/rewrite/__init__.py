@@ -10,7 +10,7 @@ computed otherwise, so the result depends on the structure of the graph and its 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -32,7 +32,6 @@ def simplify(
     roots: Sequence[Node],
     given: Collection[int] | None = None,
     off: Collection[str] = (),
-    record: Any = None,
 ) -> list[Node]:
     """Nodes with the values of `roots`, from fewer and earlier reductions.
 
@@ -40,16 +39,16 @@ def simplify(
         given: ids of the nodes whose reductions happen anyway and early, the forward. By default
             those that no gradient built (`Node.order`).
         off: names of rules that do not apply (`STATEMENTS` lists them).
-        record: called with each step, see `minigrad.study.derive`.
     """
-    out = Rewriting(roots, given, off).run(record)
+    out = Rewriting(roots, given, off).run()
     return out if _reads(out) <= MOST_READS * _reads(roots) else list(roots)
 
 
 class Rewriting:
     """One graph with what its simplification makes.
 
-    `fine` are the roots over the finest axes (rule "views"), `walker` what was used last.
+    `fine` are the roots over the finest axes (rule "views"), `refined` the nodes that changed for
+    that, by the id they had; `nodes` is the graph to walk, `walker` what walked it last.
     """
 
     def __init__(
@@ -64,7 +63,9 @@ class Rewriting:
         self.off = frozenset(off)
         self.table = Table(nodes)
         self._first = frozenset(given) if len(given) < len(nodes) else frozenset()
-        self.fine = refine(nodes, roots, self.table) if "views" not in off else list(roots)
+        self.fine, self.refined = list(roots), {}
+        if "views" not in off:
+            self.fine, self.refined = refine(nodes, roots, self.table)
         self.nodes = _in_order(self.fine, self.table)
         self.walker = self._walker(())
 
@@ -76,15 +77,25 @@ class Rewriting:
             self.table, lambda n: origin.get(n.id, n.id) in first, known, self.off, record
         )
 
-    def run(self, record: Any = None) -> list[Node]:
+    def run(self) -> list[Node]:
         """The simplified roots."""
-        out = self.walker.run(self.nodes, self.fine)
-        known: Collection[int] = ()
+        out = self._run_walker()
         if self.walker.has_second_thoughts():
-            known = frozenset(self.walker.made)
-        if known or record is not None:
-            self.walker = self._walker(known, record)
-            out = self.walker.run(self.nodes, self.fine)
+            self.walker = self._walker(frozenset(self.walker.made))
+            out = self._run_walker()
+        return out
+
+    def recorded(self, record: Callable[[Simplifier], Any]) -> list[Node]:
+        """The simplified roots; the steps of the last pass go to what `record` makes for it."""
+        self.run()
+        self.walker = self._walker(self.walker.known)
+        self.walker.record = record(self.walker)
+        out = self._run_walker()
+        self.walker.record = None
+        return out
+
+    def _run_walker(self) -> list[Node]:
+        out = self.walker.run(self.nodes, self.fine)
         return nested(out, self.table) if "nested sums" not in self.off else out
 
 

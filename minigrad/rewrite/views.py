@@ -173,17 +173,20 @@ class _Refinement:
         return self.table.reshape(node, _flat(split)), split
 
 
-def refine(nodes: Sequence[Node], roots: Sequence[Node], table: Table) -> list[Node]:
-    """The roots over the finest axes that the graph uses; the same nodes if there is nothing finer.
+def refine(
+    nodes: Sequence[Node], roots: Sequence[Node], table: Table
+) -> tuple[list[Node], dict[int, Node]]:
+    """The roots over the finest axes that the graph uses, and the changed nodes by old id.
 
     Args:
         nodes: the graph in topological order.
     """
     view = _finer_shapes(nodes)
     if not view:
-        return list(roots)
+        return list(roots), {}
     refinement = _Refinement(view, table)
     for n in nodes:
         table.here = n
         refinement.new[n.id] = refinement.visit(n)
-    return [refinement.plainly(r) for r in roots]
+    changed = {n.id: refinement.new[n.id][0] for n in nodes}
+    return [refinement.plainly(r) for r in roots], changed

@@ -189,8 +189,10 @@ class Simplifier(Algebra):
         return self.total(Sum(inputs[0], sum([1 << a for a in n.attrs["axes"]]), shape))
 
     def _visit_variable(self, n: Node, inputs: list[Terms]) -> Terms:
-        """The copy that a checkpoint makes of a computed value must stay a copy."""
+        """A leaf; but a copy that a checkpoint made, of what needs a gradient, must stay a copy."""
         x = n.inputs[0]
+        if x.needs_grad:
+            raise _Opaque
         while x.op is stop_gradient_op and x.storage is None:
             x = x.inputs[0]
         if x.storage is None:
@@ -353,9 +355,12 @@ class Simplifier(Algebra):
     def _summand(self, m: Monomial) -> tuple[Node, Coefficient]:
         """The node to sum for a monomial, and the number of times the monomial that it is.
 
-        That is what the graph itself sums where it is a plain multiple: it may be in memory anyway.
+        That is what the graph itself sums where it is a plain multiple of a product: it may be in
+        memory anyway.
         """
         found = self._summands.get(m)
+        if found is None and len(m) == 1 and m[0][1] == 1:
+            found = self._summands[m] = self.node[m[0][0]], 1
         if found is None:
             n = self.here.inputs[0] if self.here.op is sum_ else self.here
             p = self.terms.get(n.id, {})
@@ -403,8 +408,10 @@ class Simplifier(Algebra):
     def has_second_thoughts(self) -> bool:
         """Whether a sum that was kept could be taken apart, now that all reductions are known."""
         dear, self._dear = self._dear, []
-        self.known, self.record = self.made.keys(), None
-        return any([rule(self, s) is not None for rule, s in dear])
+        before, self.known = self.known, self.made.keys()
+        found = any([rule(self, s) is not None for rule, s in dear])
+        self.known = before
+        return found
 
     # --- terms to nodes --------------------------------------------------------------------------
 
@@ -413,7 +420,19 @@ class Simplifier(Algebra):
         return self.table.expand(self._value_unexpanded(n), n.shape)
 
     def _value_unexpanded(self, n: Node) -> Node:
-        return self._written.get(n.id) or self.lowering.lower_like(self.terms[n.id], n)
+        written = self._written.get(n.id) or self._view(n)
+        return written or self.lowering.lower_like(self.terms[n.id], n)
+
+    def _view(self, n: Node) -> Node | None:
+        """The value of a view as a view: a copy with other axes would be computed anew."""
+        if n.op is not reshape and n.op is not permute:
+            return None
+        x = self._value_unexpanded(n.inputs[0])
+        if x.shape != n.inputs[0].shape:
+            return None
+        if n.op is permute:
+            return self.table.permute(x, n.attrs["axes"])
+        return self.table.reshape(x, n.shape)
 
 
 class _Change(NamedTuple):

@@ -2,8 +2,10 @@
 
 Kernels are compiled with `reassoc` and `contract` (jit.FASTMATH): `(x + big) - big`, which rounds x
 to an integer, would be simplified to x. Numba gives those flags to every instruction that has none
-of its own, so each operation here carries one flag that cannot change it. A `Value` is a scalar of
-LLVM's IR with Python's operators; LLVM makes vectors of it together with the loop around it.
+of its own, so each sum, product and quotient here carries one flag that cannot change it. (Calls,
+such as to `llvm.fma`, get all flags: nothing is simplified across them while their neighbours do
+not allow it.) A `Value` is a scalar of LLVM's IR with Python's operators; LLVM makes vectors of it
+together with the loop around it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-# A reciprocal is allowed to no sum or product, and a contraction to no quotient.
+# `arcp` (divide by multiplying with the reciprocal) says nothing about a sum or product, `contract`
+# (fuse a product and a sum) nothing about a quotient.
 _SUM_OR_PRODUCT, _QUOTIENT = ("arcp",), ("contract",)
 
 
@@ -70,7 +73,7 @@ class Value:
         return Value(self.builder, self.builder.fneg(self.value))
 
     def times_plus(self, factor: Value | float, term: Value | float) -> Value:
-        """self * factor + term, rounded once."""
+        """The sum self * factor + term, rounded once."""
         return self.call("fma", factor, term)
 
     def polynomial(self, coefficients: tuple[float, ...]) -> Value:
@@ -81,9 +84,7 @@ class Value:
         return result
 
     def __lt__(self, other: Value | float) -> Value:
-        return Value(
-            self.builder, self.builder.fcmp_ordered("<", self.value, self.of(other).value)
-        )
+        return Value(self.builder, self.builder.fcmp_ordered("<", self.value, self.of(other).value))
 
     def equals(self, other: Value | float) -> Value:
         """Whether the two are equal; false when one is NaN."""
@@ -167,30 +168,28 @@ def where(condition: Value, a: Value, b: Value | float) -> Value:
 
 
 def as_intrinsic(name: str, arity: int, single: Any, double: Any):
-    """A function for Numba code, of `arity` floats of one type: `single` and `double` build it from
-    Values for float32 and float64. Where one is None, the callers use something else.
+    """A function of one or two floats of one type, for use in Numba code.
+
+    `single` and `double` build it from Values, for float32 and float64.
     """
 
     def signature_and_codegen(*arguments: Any):
         kind = arguments[0]
-        build = {types.float32: single, types.float64: double}.get(kind)
-        if build is None or any(a != kind for a in arguments):
-            return None
+        if kind not in (types.float32, types.float64) or any(a != kind for a in arguments):
+            return None  # a typing error, which names the argument types
+        build = single if kind == types.float32 else double
 
         def codegen(context, builder, signature, args):
             return build(*(Value(builder, x) for x in args)).value
 
         return kind(*arguments), codegen
 
-    if arity == 1:
+    def unary(typingctx, x):
+        return signature_and_codegen(x)
 
-        def function(typingctx, x):
-            return signature_and_codegen(x)
+    def binary(typingctx, x, y):
+        return signature_and_codegen(x, y)
 
-    else:
-
-        def function(typingctx, x, y):
-            return signature_and_codegen(x, y)
-
+    function = unary if arity == 1 else binary
     function.__name__ = function.__qualname__ = name
     return intrinsic(function)

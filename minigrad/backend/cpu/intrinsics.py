@@ -223,3 +223,14 @@ def _make_extremum(comparison: str):
 
 
 take_maximum, take_minimum = _make_extremum(">"), _make_extremum("<")
+
+
+@intrinsic
+def accumulate(typingctx, total, value):
+    """total + value, in any order: what lets a reduction vectorize."""
+    signature = total(total, total)
+
+    def codegen(context, builder, signature, args):
+        return builder.fadd(*args, flags=("reassoc", "contract", "nsz"))
+
+    return signature, codegen

@@ -34,8 +34,9 @@ from minigrad.config import config
 from minigrad.errors import CacheWarning
 
 SIGNATURE = types.void(types.intp, types.intp, types.intp)
-# No `nnan` and no `ninf`: NaN and Inf keep their meaning. `reassoc` lets reductions vectorize.
-FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+# No `nnan` and no `ninf`: NaN and Inf keep their meaning. `reassoc` is on the additions of
+# reductions only (`accumulate`): elsewhere LLVM would turn (x - k) - mean into x - (k + mean).
+FASTMATH = {"contract", "nsz", "arcp"}
 
 HEADER = """\
 import math

@@ -467,6 +467,8 @@ def _accumulated(kind: str, dtype, total: str, value: str, wide: bool = False) -
     name = _wide(dtype) if wide else dtype.name
     if name == "bool":
         return f"({total} | {value})"
+    if kind == "sum" and name.startswith("float"):
+        return f"accumulate(types.{name}({total}), types.{name}({value}))"
     if kind == "sum":
         return f"types.{name}({total} + {value})"
     larger = f"take_maximum(types.{name}({value}), {total})"
