@@ -1,7 +1,7 @@
 """LeNet-5 without and with BatchNorm, same seed, side by side.
 
     python -m examples.lenet                                  # embedded digits, under a minute
-    python -m examples.lenet --data cifar10 --root DIR        # CIFAR-10 (add --download to fetch it)
+    python -m examples.lenet --data cifar10 --root DIR        # CIFAR-10 (--download fetches it)
 
 Trains three networks: without normalization, and with BatchNorm whose running statistics keep 0.99
 and 0.9 of their old value (momentum 0.01 and 0.1). Writes one picture with the training and

@@ -6,6 +6,7 @@ Backends are imported when their device is first used: this module loads neither
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from minigrad.config import config as _config
 from minigrad.creation import (
     arange,
     asarray,
@@ -24,7 +25,6 @@ from minigrad.creation import (
     zeros,
     zeros_like,
 )
-from minigrad.config import config as _config
 from minigrad.device import Device, cpu, cuda, default_device, devices, set_default_device
 from minigrad.dtype import DType, float32, float64, int32, int64, uint8
 from minigrad.dtype import bool_ as bool

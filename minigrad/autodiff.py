@@ -91,7 +91,8 @@ def _paths(outputs: Sequence[Node], targets: set[int]) -> tuple[set[int], set[st
 
 
 def _why(node: Node, cut: set[str]) -> str:
-    what = f"gradients: expected an output that depends on the input {node.dtype.name}{list(node.shape)}"
+    described = f"{node.dtype.name}{list(node.shape)}"
+    what = f"gradients: expected an output that depends on the input {described}"
     if cut:
         return (
             f"{what} through differentiable ops, got paths only through {', '.join(sorted(cut))}."

@@ -161,7 +161,7 @@ class _Recorder:
             execution.pending_updates.clear()
 
     def step(self) -> _Step | None:
-        """The step that was recorded; None if it made state that later calls must not make again."""
+        """The step that was recorded; None if it made state, which later calls must not do."""
         self._compute_older()
         arguments = {id(h): k for k, h in enumerate(self.arguments.values())}
         state: list[tuple[Handle, Node]] = []
@@ -342,7 +342,7 @@ class _Step:
         return all(n.rebound == count for n, count in self.fixed)
 
     def replay(self, leaves: list[Tensor]) -> Any:
-        """Run on new arguments and the current state; the result has the form it was recorded in."""
+        """Run on new arguments and the current state; the result has its recorded form."""
         arguments: list[Handle] = list(dict.fromkeys(leaves))
         tensors: list[Handle] = [h for h in (r() for r, _ in self.tensors) if h is not None]
         execution.compute([t.node for t in (*arguments, *tensors)])

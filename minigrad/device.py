@@ -84,7 +84,7 @@ def devices() -> dict[str, str]:
 
 
 def default_device() -> Device:
-    """The device new tensors are made on: set, else MINIGRAD_DEVICE, else cuda if usable, else cpu."""
+    """Where new tensors are made: as set, else MINIGRAD_DEVICE, else cuda if usable, else cpu."""
     global _default
     if _default is None:
         if config.device is not None:

@@ -19,6 +19,7 @@ class DType:
 
     @property
     def is_floating(self) -> bool:
+        """Whether it is a floating-point type."""
         return self.kind == "float"
 
     @property

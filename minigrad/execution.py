@@ -23,8 +23,8 @@ pending_updates: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDic
 # raises if they may not be seen now.
 on_observe: Callable[[Sequence[Node]], None] | None = None
 
-# Which modules are in evaluation mode, as a set of bits: a captured step belongs to the modes it was
-# recorded in, and is found again when they come back.
+# Which modules are in evaluation mode, as a set of bits: a captured step belongs to the modes it
+# was recorded in, and is found again when they come back.
 modes = 0
 _mode_bits: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 _next_mode_bit = itertools.count()
@@ -66,7 +66,7 @@ def compute(nodes: Sequence[Node]) -> None:
 def evaluate(*tensors: Handle) -> None:
     """Compute tensors now, and running statistics that wait to be computed.
 
-    Inside a step that `compile` records this does nothing: the recorded step computes all it assigns.
+    Inside a step that `compile` records this does nothing: the step computes all it assigns.
 
     Raises:
         TypeError: an argument is not a Tensor.
@@ -147,7 +147,7 @@ class eager(_EachNode):
 
 
 class detect_anomaly(_EachNode):
-    """Stop at the op that makes the first NaN or Inf, forward or backward: `with detect_anomaly():`.
+    """Stop at the op that makes the first NaN or Inf: `with detect_anomaly():`.
 
     Every op is computed by itself, so this is slow. `MINIGRAD_CHECK=1` does it for a whole process.
 

@@ -1,6 +1,6 @@
 """The graph: immutable, hash-consed nodes, and walks over them.
 
-A `Node` is one application of a primitive. Building one checks shapes and dtypes, so an error points
+A `Node` is one application of a primitive. Building one checks shapes and dtypes, so errors point
 at the user's line. Nodes that apply the same primitive to the same inputs are one object, which
 gives common-subexpression elimination for free: the mean that the forward computed *is* the mean
 that the backward uses.
@@ -41,6 +41,7 @@ class Primitive:
     vjp: Callable[..., tuple[Any, ...]] | None = None
 
     def __call__(self, *inputs: Node, **attrs: Any) -> Node:
+        """The node that applies this op."""
         return build(self, inputs, attrs)
 
     def __repr__(self) -> str:
@@ -96,10 +97,12 @@ class Node:
 
     @property
     def ndim(self) -> int:
+        """How many axes."""
         return len(self.shape)
 
     @property
     def size(self) -> int:
+        """How many elements."""
         return math.prod(self.shape)
 
     def forget(self) -> None:
@@ -240,6 +243,7 @@ def like(value: Node | Number, node: Node) -> Node:
 
 
 def zeros_like(node: Node) -> Node:
+    """Zero, of `node`'s shape, dtype and device."""
     return const(0, node.dtype, node.device, node.shape)
 
 
@@ -291,7 +295,7 @@ def site(where: Site | None):
 
 @contextmanager
 def derivative(outputs: Iterable[Node]):
-    """Nodes built inside belong to a derivative of `outputs`: one order higher than any of those."""
+    """Nodes built inside belong to a derivative of `outputs`: one order above them all."""
     global _current_order
     previous = _current_order
     _current_order = max(previous, 1 + max([n.order for n in outputs], default=0))
@@ -306,8 +310,8 @@ def topological(
 ) -> list[Node]:
     """Every node the roots depend on, inputs first; does not look behind nodes where `stop` holds.
 
-    The order follows the edges alone (depth first), not the ids: graphs of equal structure list their
-    nodes alike, whichever of their constants and leaves happened to exist before. It is iterative.
+    The order follows the edges alone (depth first), not the ids: graphs of equal structure list
+    their nodes alike, whichever of their constants and leaves happened to exist before. It is iterative.
     """
     result: list[Node] = []
     entered: set[int] = set()

@@ -1,4 +1,4 @@
-"""Nested arguments and results: tuples, named tuples, lists and dicts with tensors among the leaves."""
+"""Nested arguments and results: tuples, named tuples, lists and dicts with tensors as leaves."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from minigrad.device import Device, as_device
 # Test modules import their neighbours (`reference`, `cases`, ...) by name, from any folder.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from observing import poisoned, watch  # noqa: F401 (fixtures for every test)
+from observing import fresh_plans, poisoned, watch  # noqa: F401 (fixtures for every test)
 
 # Random programs are compiled, so an example can take seconds on a cold cache: no deadline, and no
 # shrinking, which compiles hundreds more. The same examples every time, so that a failure is one of

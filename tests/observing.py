@@ -53,11 +53,20 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
     def watched(self: Plan, *args: Any) -> Any:
         watching.kernels += [launch.kernel.name for launch in self.program.launches]
-        watching.spaces += [group.space for group in self.groups]
+        watching.spaces += self.spaces
         return run(self, *args)
 
     monkeypatch.setattr(Plan, "run", watched)
     return watching
+
+
+@pytest.fixture
+def fresh_plans() -> None:
+    """No plan is known: none is found, and none is thrown out with its memory during the test."""
+    from minigrad.compiler import plan
+
+    plan._plans.clear()
+    gc.collect()
 
 
 @pytest.fixture

@@ -534,9 +534,7 @@ class TestRefused:
 
         g = mg.compile(f)
         g(mg.tensor([1.0]))
-        with pytest.raises(
-            CaptureError, match="which the function also assigns"
-        ):
+        with pytest.raises(CaptureError, match="which the function also assigns"):
             g(mg.tensor([1.0]))
         assert count.item() == 1
 
@@ -636,6 +634,7 @@ class TestOtherModes:
         assert norm.running_mean.item() == pytest.approx(2 * (1 - 0.5**5))
 
 
+@pytest.mark.usefixtures("fresh_plans")
 class TestMemory:
     def test_a_step_holds_no_values(self):
         data = batches(6)

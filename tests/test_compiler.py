@@ -134,16 +134,17 @@ class TestStructure:
         assert (watch.compiled, watch.planned) == (0, 0)
         assert watch.known() == known
 
+    @pytest.mark.usefixtures("fresh_plans")
     def test_kernels_serve_every_size(self, watch: Watch):
         norm, _ = self.batch_norm()
-        known = None
-        for batch, side in ((8, 10), (5, 10), (16, 7), (3, 12)):
+        for k, (batch, side) in enumerate([(8, 10), (8, 10), (5, 10), (16, 7), (3, 12)]):
             norm.zero_grad()
             x = mg.tensor(random_tensor(batch, 3, side, side), requires_grad=True)
             y = mg.nn.relu(norm(x))
             y.backward(random_tensor(*y.shape, seed=1))
             mg.evaluate(y, x.grad)
-            known = known or watch.known()
+            if k == 1:  # from the second time on the graph is built in the same order
+                known = watch.known()
         assert watch.known() == known
 
     def test_kernels_serve_every_constant(self, watch: Watch):
@@ -156,7 +157,6 @@ class TestStructure:
                 watch.reset()
         assert watch.compiled == 0
         assert results[2] == pytest.approx([4.5 * v + 1.5 for v in x.tolist()])
-
 
 
 class TestLoopNests:

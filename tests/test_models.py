@@ -7,7 +7,7 @@ import math
 import pytest
 
 import minigrad as mg
-from layers import BatchNorm, BatchNorm1d, BatchNorm2d, Identity, Tanh
+from layers import BatchNorm, BatchNorm1d, BatchNorm2d, Identity
 from layers.models import LeNet5
 
 

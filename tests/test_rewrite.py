@@ -25,8 +25,8 @@ from minigrad.rewrite import STATEMENTS, cost, simplify
 
 affine = ((3,), (3,))
 
-# (full-size reductions, dependent sweeps) of the backward: chain rule, simplified, and the full-size
-# elementwise operations of the latter. The forward's reductions are free.
+# (full-size reductions, dependent sweeps) of the backward: chain rule, simplified, and the
+# full-size elementwise operations of the latter. The forward's reductions are free.
 CASES: dict[str, tuple[Callable[[], R.Case], tuple[int, int], tuple[int, int, int]]] = {
     "BN": (R.bn, (4, 3), (2, 2, 5)),
     "BN, centred twice": (partial(R.bn, R.separate), (5, 3), (2, 2, 5)),
@@ -235,9 +235,7 @@ def bn_errors(ratio: float, how: R.Moments) -> tuple[float, float]:
         rho = 1 / math.sqrt(math.fsum((v - centre) ** 2 for v in x) / m + R.EPS)
         s = math.fsum(g) / m
         p = math.fsum(b * (a - centre) for a, b in zip(x, g, strict=True)) / m
-        right = [
-            rho * (b - s - (a - centre) * rho * rho * p) for a, b in zip(x, g, strict=True)
-        ]
+        right = [rho * (b - s - (a - centre) * rho * rho * p) for a, b in zip(x, g, strict=True)]
         scale = max(map(abs, right))
         for k, node in enumerate((dx, *simplify([y.node, dx])[1:])):
             ((found),) = values([node])
@@ -382,7 +380,10 @@ def test_infinite_constants_survive():
 def test_only_one_floating_dtype_is_looked_through():
     x = leaf(4, 5)
     narrow = ops.cast(x, dtype=float32)
-    old = [ops.cast(narrow, dtype=x.dtype) - x, ops.sum_(ops.cast(narrow, dtype=x.dtype), axes=(0,))]
+    old = [
+        ops.cast(narrow, dtype=x.dtype) - x,
+        ops.sum_(ops.cast(narrow, dtype=x.dtype), axes=(0,)),
+    ]
     assert values(simplify(old)) == values(old)
 
 

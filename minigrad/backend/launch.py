@@ -31,7 +31,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Operand:
-    """A strided view of a slot. `strides` and `offset` are in elements; strides may be 0 or negative."""
+    """A strided view of a slot. `strides` (perhaps 0 or negative) and `offset` are in elements."""
 
     slot: int
     dtype: DType
@@ -41,10 +41,12 @@ class Operand:
 
     @property
     def pointer(self) -> Pointer:
+        """The address of the first element."""
         return Pointer(self.slot, self.offset * self.dtype.itemsize)
 
     @property
     def size(self) -> int:
+        """Elements."""
         return prod(self.shape)
 
 
@@ -63,7 +65,9 @@ class CompiledKernel(Protocol):
     name: str
 
     @property
-    def address(self) -> int: ...
+    def address(self) -> int:
+        """Where its native code starts."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -91,16 +95,19 @@ class Program:
     checks: list[tuple[int, str]] = field(default_factory=list)  # status slot, message
 
     def launch(self, kernel: Any, args: tuple[Any, ...], extent: int, tasks: int = 1) -> None:
+        """Append a launch; see `Launch`."""
         self.launches.append(Launch(kernel, args, extent, tasks))
 
     def scratch_slot(self, nbytes: int) -> int:
-        """A new slot of `nbytes` uninitialised bytes, 64-byte aligned, with readable slack past its end."""
+        """A new slot of `nbytes` uninitialised bytes, 64-byte aligned, with slack past its end."""
         self.scratch.append(nbytes)
         return self.first_scratch + len(self.scratch) - 1
 
     def status_slot(self, message: str) -> int:
-        """A slot of one int64 word, zeroed before each run. A kernel that stores a nonzero word there
-        makes the run raise IndexError(message), with `{value}` replaced by the word minus 1.
+        """A slot of one int64 word, zeroed before each run.
+
+        A kernel that stores a nonzero word there makes the run raise IndexError(message), with
+        `{value}` replaced by the word minus 1.
         """
         slot = self.scratch_slot(8)
         self.checks.append((slot, message))

@@ -5,7 +5,8 @@ reduction of one pass is a scalar to the passes after it, and an inner value is 
 later pass rather than stored. A nest without reductions keeps every axis and has one pass.
 
 Expressions are hash-consed tuples of a nest:
-    ("load", access)  ("const", slot, dtype name)  ("index", affine, dtype name)  ("reduction", number)
+    ("load", access)                   ("const", slot, dtype name)
+    ("index", affine, dtype name)      ("reduction", number)
     (op name, dtype name, argument, ...)   with arguments as numbers into `LoopNest.expressions`
 """
 
@@ -21,15 +22,17 @@ LEAVES = ("load", "const", "index", "reduction")
 
 @dataclass(frozen=True)
 class Affine:
-    """An index as `offset + sum(coefficient[axis] * position[axis])` over the axes of a loop nest."""
+    """An index: `offset + sum(coefficient[axis] * position[axis])` over a loop nest's axes."""
 
     offset: int
     coefficients: tuple[int, ...]
 
     def scaled(self, factor: int, shift: int = 0) -> Affine:
+        """The index times `factor`, plus `shift`."""
         return Affine(self.offset * factor + shift, tuple(c * factor for c in self.coefficients))
 
     def plus(self, other: Affine) -> Affine:
+        """The sum of two indices."""
         both = zip(self.coefficients, other.coefficients, strict=True)
         return Affine(self.offset + other.offset, tuple(a + b for a, b in both))
 
@@ -77,6 +80,7 @@ class LoopNest:
 
     @property
     def passes(self) -> int:
+        """How often the reduced axes are run over."""
         return 1 + max([r.level for r in self.reductions] + [s.level for s in self.stores])
 
     def accesses(self) -> list[Access]:

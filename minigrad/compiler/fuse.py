@@ -119,7 +119,7 @@ def _keeps_cores_busy(kept, space: Shape, roots: list[Node], threads: int) -> bo
 def reads_in_place(
     root: Node, inside: dict[int, Index], placement: Placement, space: Shape
 ) -> bool:
-    """Whether evaluating `root` over `space` touches the nest's own values only where they are made."""
+    """Whether evaluating `root` touches the nest's own values only where they are made."""
     rank = len(space)
     here = identity_index(space)
     if root.op.kind == "view":

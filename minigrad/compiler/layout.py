@@ -7,6 +7,7 @@ expression) changes the *indices* at which the expression is evaluated instead.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from math import prod
 
 from minigrad.backend.launch import Operand, contiguous_strides
@@ -60,7 +61,7 @@ def _blocks(a: Shape, b: Shape) -> list[tuple[Ints, Ints]] | None:
 def reshape_index(index: Index, shape: Shape, source: Shape, rank: int) -> Index | None:
     """The index into `source` of the element at `index` in its reshape to `shape`.
 
-    `rank` is the loop nest's. Splitting an axis keeps indices affine; merging axes does not, and gives None.
+    `rank` is the loop nest's. Splitting an axis keeps indices affine; merging axes does not: None.
     """
     blocks = _blocks(source, shape)
     if blocks is None:
@@ -116,7 +117,7 @@ def reshape_strides(shape: Shape, strides: Ints, target: Shape) -> Ints | None:
     result = [0] * len(target)
     for left, right in blocks:
         real = [i for i in left if shape[i] != 1]
-        for i, j in zip(real, real[1:], strict=False):
+        for i, j in pairwise(real):
             if strides[i] != strides[j] * shape[j]:
                 return None
         step = strides[real[-1]] if real else 0
@@ -174,7 +175,7 @@ def collapsed(operand: Operand, groups: tuple[Ints, ...]) -> Operand | None:
 
 
 def is_dense(operand: Operand) -> bool:
-    """Whether an operand is row-major from the start of its slot (an extent of 1 has any stride)."""
+    """Whether an operand is row-major from its slot's start (an extent of 1 has any stride)."""
     steps = zip(operand.shape, operand.strides, contiguous_strides(operand.shape), strict=True)
     return operand.offset == 0 and all(a == b for n, a, b in steps if n != 1)
 

@@ -1,4 +1,4 @@
-"""From groups of stored nodes to launches: loop nests for the fused, library kernels for the rest."""
+"""From groups of stored nodes to launches: loop nests where fused, library kernels elsewhere."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _conv(low: Lowering, node: Node, out: Operand) -> None:
 
 
 def _planes(ndim: int, axes: Ints) -> tuple[Ints, ...]:
-    """Groups of axes for a window op: all others as one, a unit axis, then the two windowed ones."""
+    """Groups of axes for a window op: the others as one, a unit axis, the two windowed ones."""
     others = tuple(a for a in range(ndim) if a not in axes)
     return others, (), (axes[0],), (axes[1],)
 

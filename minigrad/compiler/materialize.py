@@ -159,7 +159,8 @@ class Placement:
     def _ensure_dense(self, node: Node) -> None:
         """Give a node memory in row-major order that starts its slot."""
         operand = self.locate(node)
-        if (operand is None and node.op.kind == "identity") or (operand is None and node.op.name == "reshape"):
+        passes_on = node.op.kind == "identity" or node.op.name == "reshape"
+        if operand is None and passes_on:
             self._ensure_dense(node.inputs[0])
         elif operand is None or not is_dense(operand) or self._is_part(node, operand):
             self._store(node)

@@ -145,7 +145,7 @@ def point(operand: Operand, index: Index, rank: int) -> Access:
 
 
 def simplified(nest: LoopNest) -> LoopNest:
-    """The same nest with axes of extent 1 dropped and adjacent axes merged where all strides allow."""
+    """The same nest without axes of extent 1, adjacent axes merged where all strides allow."""
     shape, kept = list(nest.shape), list(nest.kept)
     vectors: dict[Any, list[int]] = {a: list(a.strides) for a in nest.accesses()}
     indices = {e[1]: list(e[1].coefficients) for e in nest.expressions if e[0] == "index"}

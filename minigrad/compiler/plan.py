@@ -30,8 +30,8 @@ class Plan:
 
     `inputs` and `constants` are positions in the topological list of nodes the plan was made for; a
     graph of the same structure has its own nodes at the same positions. What is run may be a
-    simplified graph (`minigrad.rewrite`), of which nothing but the inputs is shared. `outputs` pairs each wanted
-    position with the slot that holds it (perhaps an input's) and its size in bytes.
+    simplified graph (`minigrad.rewrite`), of which nothing but the inputs is shared. `outputs` pairs
+    each wanted position with the slot that holds it (perhaps an input's) and its size in bytes.
     """
 
     def __init__(self, nodes: Sequence[Node], wanted: Sequence[Node]):
@@ -44,9 +44,11 @@ class Plan:
         placement = Placement(worked_on, roots)
         program = Program(first_scratch=len(placement.slots))
         lowering = Lowering(placement, program, library)
-        self.groups = fuse(placement, backend.num_threads())
-        for group in self.groups:
+        groups = fuse(placement, backend.num_threads())
+        for group in groups:
             lowering.lower(group)
+        # What each kernel ranges over. The groups' nodes are not kept: they hold values.
+        self.spaces = [group.space for group in groups]
         position = {n.id: i for i, n in enumerate(nodes)}
         self.program = program
         self.inputs = [position[n.id] for n in placement.inputs]

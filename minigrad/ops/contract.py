@@ -23,7 +23,8 @@ def _dot_infer(a: Node, b: Node, *, batch: AxesPair, contract: AxesPair) -> tupl
     for pair in (batch, contract):
         if [a.shape[i] for i in pair[0]] != [b.shape[i] for i in pair[1]]:
             raise ValueError(
-                f"dot: expected equal extents on axes {pair[0]} of {a.shape} and {pair[1]} of {b.shape}."
+                f"dot: expected equal extents on axes {pair[0]} of {a.shape} "
+                f"and {pair[1]} of {b.shape}."
             )
     shape = [a.shape[i] for i in batch[0]]
     shape += [a.shape[i] for i in _free(a.ndim, batch[0], contract[0])]
@@ -86,8 +87,8 @@ def _regroup(w: Node, groups: int) -> Node:
 
 def _conv_vjp(g: Node, y: Node, x: Node, w: Node, *, stride, padding, input_dilation,
               kernel_dilation, groups):  # fmt: skip
-    n, channels, *size = x.shape
-    out, inner, *kernel = w.shape
+    n, _, *size = x.shape
+    _, inner, *kernel = w.shape
     windows = y.shape[2:]
     # Data: g dilated by the stride, against the flipped kernel with its channels swapped.
     back = tuple(
@@ -101,7 +102,7 @@ def _conv_vjp(g: Node, y: Node, x: Node, w: Node, *, stride, padding, input_dila
         g, flip(_regroup(w, groups), axes=(2, 3)), stride=input_dilation, padding=back,
         input_dilation=stride, kernel_dilation=kernel_dilation, groups=groups,
     )  # fmt: skip
-    # Weights: x against g, with the batch as the contracted channel and stride and dilation swapped.
+    # Weights: x against g; the batch is the contracted channel, stride and dilation are swapped.
     xt, gt = permute(x, axes=(1, 0, 2, 3)), permute(g, axes=(1, 0, 2, 3))
     if groups > 1:  # (G*C, N, H, W) -> (C, G*N, H, W)
         xt = reshape(xt, shape=(groups, inner, n, *size))

@@ -73,6 +73,8 @@ def _pow_vjp(g: Node, y: Node, a: Node, b: Node) -> tuple[Node, Node | None]:
     return to_a, to_b
 
 
+_ERF_SLOPE = 2.0 / math.sqrt(math.pi)
+
 # fmt: off
 neg     = _elementwise("neg", *_NUMBER, vjp=lambda g, y, x: (-g,))
 exp     = _elementwise("exp", *_FLOAT, vjp=lambda g, y, x: (g * y,))
@@ -82,7 +84,7 @@ rsqrt   = _elementwise("rsqrt", *_FLOAT, vjp=lambda g, y, x: (-0.5 * g * (y * y 
 sin     = _elementwise("sin", *_FLOAT, vjp=lambda g, y, x: (g * cos(x),))
 cos     = _elementwise("cos", *_FLOAT, vjp=lambda g, y, x: (-(g * sin(x)),))
 tanh    = _elementwise("tanh", *_FLOAT, vjp=lambda g, y, x: (g * (1.0 - y * y),))
-erf     = _elementwise("erf", *_FLOAT, vjp=lambda g, y, x: (g * (2.0 / math.sqrt(math.pi)) * exp(-(x * x)),))
+erf     = _elementwise("erf", *_FLOAT, vjp=lambda g, y, x: (g * _ERF_SLOPE * exp(-(x * x)),))
 abs_    = _elementwise("abs", *_NUMBER, vjp=lambda g, y, x: (g * sign(x),))
 sign    = _elementwise("sign", *_NUMBER, vjp=_zero)
 floor   = _elementwise("floor", *_FLOAT, vjp=_zero)

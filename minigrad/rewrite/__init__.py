@@ -100,7 +100,11 @@ class Rewriting:
 
 
 def _in_order(roots: Sequence[Node], table: Table) -> list[Node]:
-    """The graph in the order in which it was first built. See [Note: one pass]."""
+    """The graph in the order in which it was first built. See [Note: one pass].
+
+    Leaves, constants and views come where they are first used: a view of a parameter may be left
+    over from an earlier build, and results are not to depend on history.
+    """
     nodes = topological(roots, stop=_is_stored)
     if table.origin:
         place: dict[int, int] = {}
@@ -108,7 +112,22 @@ def _in_order(roots: Sequence[Node], table: Table) -> list[Node]:
             own = table.origin.get(n.id, n.id)
             place[n.id] = max([own, *[place[i.id] for i in n.inputs if i.id in place]])
         nodes.sort(key=lambda n: (place[n.id], n.id))
-    return nodes
+    out: dict[int, Node] = {}
+    for n in [*[n for n in nodes if not _is_passive(n)], *roots]:
+        stack = [n]
+        while stack:
+            waiting = [] if _is_stored(stack[-1]) else stack[-1].inputs
+            missing = [i for i in waiting if i.id not in out]
+            if missing:
+                stack.extend(reversed(missing))
+            else:
+                done = stack.pop()
+                out[done.id] = done
+    return list(out.values())
+
+
+def _is_passive(n: Node) -> bool:
+    return _is_stored(n) or not n.inputs or n.op.kind in ("view", "identity")
 
 
 def _is_stored(n: Node) -> bool:

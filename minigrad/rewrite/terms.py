@@ -2,11 +2,11 @@
 
     terms     {monomial: coefficient}; {} is zero
     monomial  ((symbol, exponent), ...) sorted by symbol; () is 1
-    coefficient, exponent  int or Fraction; float where the user wrote a number that is no simple fraction
+    coefficient, exponent  int or Fraction; float where a number is no simple fraction
 
 A symbol stands for a node that the algebra does not look into: a leaf, exp(...), a convolution, a
-reduction; or for a *sum kept whole*, whose terms `form` then holds: a centre x - mean, a denominator
-v + eps, a factor of a larger product. Symbols are numbered by first use, so results do not depend
+reduction; or for a *sum kept whole*, whose terms `form` then holds: a centre x - mean, a
+denominator v + eps, a factor of a larger product. Symbols are numbered by first use, so results do not depend
 on what the process built before.
 """
 
@@ -37,14 +37,14 @@ def exact(k: Coefficient) -> Coefficient:
 
 
 def ratio(a: Coefficient, b: Coefficient) -> Coefficient:
-    """A / b, exactly if both are."""
+    """The quotient, exactly if both are exact."""
     if isinstance(a, float) or isinstance(b, float):
         return float(a) / float(b)
     return exact(Fraction(a) / b)
 
 
 def product(a: Coefficient, b: Coefficient) -> Coefficient:
-    """A * b, exactly if both are. (A Fraction times a float goes through float.)"""
+    """The product, exactly if both are exact."""
     return exact(a * b)
 
 
@@ -78,12 +78,12 @@ def inverse(m: Monomial) -> Monomial:
 
 
 def without(m: Monomial, symbol: int) -> Monomial:
-    """m less one of its symbols."""
+    """M less one of its symbols."""
     return tuple([f for f in m if f[0] != symbol])
 
 
 def scaled(p: Terms, k: Coefficient) -> Terms:
-    """k * p."""
+    """K * p."""
     if k == 1:
         return p
     return {m: exact(k * c) for m, c in p.items()} if k else {}
@@ -116,8 +116,8 @@ class Algebra:
         self, lower: Callable[[Terms], Any], off: Collection[str] = (), record: Any = None
     ):
         self.lower, self.off, self.record = lower, frozenset(off), record
-        # By symbol: its node, the axes it varies along, its terms if it is a kept sum, its kind, and
-        # how many reductions of the backward it waits for.
+        # By symbol: its node, the axes it varies along, its terms if it is a kept sum, its kind,
+        # and how many reductions of the backward it waits for.
         self.node: list[Any] = []
         self.mask: list[int] = []
         self.form: list[Terms | None] = []
@@ -171,7 +171,7 @@ class Algebra:
     # --- sums kept whole -------------------------------------------------------------------------
 
     def primitive(self, p: Terms) -> tuple[Coefficient, Monomial, Terms]:
-        """(k, common, rest) with p = k * common * rest, no common factor in rest, its lead with 1."""
+        """(k, common, rest): p = k * common * rest, rest without a common factor, its lead 1."""
         monomials = iter(p)
         shared = dict(next(monomials))
         for m in monomials:
@@ -228,7 +228,7 @@ class Algebra:
     # --- arithmetic ------------------------------------------------------------------------------
 
     def add(self, p: Terms, q: Terms, k: Coefficient = 1) -> Terms:
-        """p + k * q. Rule "like terms": a*x + b*x = (a+b)*x. x - x -> 0 hides Inf and NaN."""
+        """The sum p + k * q. Rule "like terms": a*x + b*x = (a+b)*x. x - x -> 0 hides Inf and NaN."""
         if not q:
             return p
         if not p:
@@ -247,7 +247,7 @@ class Algebra:
         return self.collect(out)
 
     def mul(self, p: Terms, q: Terms) -> Terms:
-        """p * q. Rule "multiply out": k*(a+b) = k*a + k*b, for small k and a+b that is no centre."""
+        """The product. Rule "multiply out": k*(a+b) = k*a + k*b, for small k; a+b no centre."""
         if not p or not q:
             return {}
         if len(p) > 1 and len(q) > 1:
@@ -280,12 +280,12 @@ class Algebra:
         return not self._stays_whole(q) if self.is_small(m) else self._cancels(m, q)
 
     def _cancels(self, m: Monomial, q: Terms) -> bool:
-        """A power would cancel: e * (y/e - 1/s) must become y - e/s, even if y/e - 1/s is a centre."""
+        """A power would cancel: e * (y/e - 1/s) must become y - e/s, centre or not."""
         exponents = dict(m)
         return any(exponents.get(symbol, 0) * e < 0 for n in q for symbol, e in n)
 
     def power(self, p: Terms, r: Exponent) -> Terms:
-        """p ** r. The root of a product is not split: sqrt(x*x) is |x|."""
+        """The power p ** r. The root of a product is not split: sqrt(x*x) is |x|."""
         if r == 0:
             return ONE
         if len(p) == 1:
@@ -346,7 +346,7 @@ class Algebra:
 
         This keeps rewriting linear in the depth of a graph.
         """
-        if len(p) <= MOST_TERMS and all([len(m) <= MOST_FACTORS for m in p]):
+        if len(p) <= MOST_TERMS and all(len(m) <= MOST_FACTORS for m in p):
             return p
         cores: dict[Monomial, Terms] = {}
         for m, k in p.items():

@@ -59,7 +59,7 @@ def _long(shape: Shape) -> list[int]:
 
 
 def _finer_shapes(nodes: Sequence[Node]) -> dict[Shape, Split]:
-    """Shape -> what it is split into, for every shape that a reshape of the graph shows to be finer."""
+    """Shape -> what it is split into, for each shape that some reshape shows to be finer."""
     changes = [
         (n.inputs[0].shape, n.shape)
         for n in nodes
@@ -98,7 +98,7 @@ def _common(a: Split, b: Split) -> Split | None:
 class _Refinement:
     def __init__(self, view: dict[Shape, Split], table: Table):
         self.view, self.table = view, table
-        # Of each node: the node it is worked on as, and that one's extents for each of its own axes.
+        # Of each node: what it is worked on as, and that one's extents for each of its axes.
         self.new: dict[int, tuple[Node, Split]] = {}
 
     def plainly(self, n: Node) -> Node:
@@ -107,9 +107,7 @@ class _Refinement:
 
     def lifted(self, node: Node, split: Split, goal: Split) -> Node:
         """The same elements over the finer axes of `goal`, or 1s where there is one element."""
-        parts = (
-            (1,) * len(q) if prod(p) == 1 else q for p, q in zip(split, goal, strict=True)
-        )
+        parts = ((1,) * len(q) if prod(p) == 1 else q for p, q in zip(split, goal, strict=True))
         return self.table.reshape(node, _flat(tuple(parts)))
 
     def visit(self, n: Node) -> tuple[Node, Split]:
@@ -159,9 +157,7 @@ class _Refinement:
             if axis in n.attrs["axes"]:
                 axes.extend(range(first, first + len(group)))
             first += len(group)
-        split = tuple(
-            (1,) * len(g) if axis in n.attrs["axes"] else g for axis, g in enumerate(s)
-        )
+        split = tuple((1,) * len(g) if axis in n.attrs["axes"] else g for axis, g in enumerate(s))
         return self.table.sum(node, axes), split
 
     def _reshape(self, n: Node) -> tuple[Node, Split] | None:

@@ -5,8 +5,8 @@ it was applied. That is the order a reader wants, and with it one pass reaches t
 reductions whatever the order of the outputs.
 
 [Note: termination] Give a leaf or an opaque symbol level 0, a kept sum one more than the highest
-symbol of its form, a reduction the levels of its summand; order Sums by the multiset of levels, then
-the number of axes, then of terms and factors. "open" and "open centre" replace a symbol by lower
+symbol of its form, a reduction the levels of its summand; order Sums by the multiset of levels,
+then the number of axes, then of terms and factors. "open" and "open centre" replace a symbol by lower
 ones; "linearity", "count" and "invariant factor" pass on sub-collections; "split" passes on fewer
 axes; "one sum" adds axes, but only where neither "split" nor itself can apply again. One step goes
 up, several terms to one kept sum: only "open" could undo it, and refuses a Sum that is being worked
@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Sequence
 from math import isfinite, prod
 from typing import Any, NamedTuple
 
-from minigrad.graph import Node, Primitive, Shape, const_op
+from minigrad.graph import Node, Primitive, Shape, const_op, const_value
 from minigrad.ops import (
     add,
     bitwise_and,
@@ -60,8 +60,8 @@ from minigrad.rewrite.terms import (
 DEEPEST_FORM = 8
 
 
-class _Opaque(Exception):  # noqa: N818: not an error, but how a visit says "do not look inside"
-    pass
+class _Opaque(Exception):
+    """How a visit says that the node is not to be looked into."""
 
 
 class Simplifier(Algebra):
@@ -125,6 +125,9 @@ class Simplifier(Algebra):
         tops: dict[int, int] = {}
         for n in nodes:
             tops[n.ndim] = tops.get(n.ndim, 0) | axes_of(n.shape)
+        # A constant that somebody wants as an array is data that happens to be constant, such as
+        # running statistics: the next step should not need other kernels than the first.
+        self._arrays = {r.id for r in roots if r.ndim and const_value(r) is not None}
         for n in nodes:
             self.here = self.table.here = n
             self.top = tops[n.ndim]
@@ -149,6 +152,8 @@ class Simplifier(Algebra):
             self._written[n.id] = n
             return {((self.symbol(n), 1),): 1}
         visit = self._visits.get(n.op)
+        if n.id in self._arrays:
+            visit = None
         if visit is not None and n.dtype.is_floating and 0 not in n.shape:
             try:
                 return visit(n, [self.terms[i.id] for i in n.inputs])
@@ -200,7 +205,7 @@ class Simplifier(Algebra):
         return inputs[0]
 
     def _visit_where(self, n: Node, inputs: list[Terms]) -> Terms:
-        """where(label == class, k, 0) is k * one_hot. (An infinite k gives NaN elsewhere, not 0.)"""
+        """One-hot times k for where(label == class, k, 0). An infinite k gives NaN elsewhere."""
         found = labels_and_axis(n.inputs[0]) if not inputs[2] else None
         if found is None or self.extent(inputs[1]) >> found[1] & 1:
             raise _Opaque
@@ -220,7 +225,7 @@ class Simplifier(Algebra):
         return symbol
 
     def in_range(self, one_hot: tuple[Node, int], s: Sum) -> tuple[Terms, Sum] | None:
-        """[0 <= labels < classes] and the rest of the sum, where `s` adds up a one-hot's classes."""
+        """[0 <= labels < classes] and what is left to sum, if `s` adds up a one-hot's classes."""
         labels, axis = one_hot
         if not s.axes >> axis & 1:
             return None
@@ -234,14 +239,14 @@ class Simplifier(Algebra):
         return ONE, Sum({((symbol, 1),): 1}, s.axes & ~(1 << axis), shape)
 
     def _keep_as_written(self, n: Node) -> None:
-        """A value with no reduction in its formula has nothing to gain: the nodes that were written.
+        """A value with no reduction in its formula has nothing to gain: it stays as written.
 
         Kept un-broadcast, as terms are. Opaque nodes are written by `_visit`.
         """
         written = self._written
         if n.op is const_op:
             written[n.id] = n
-        if n.id in written or n.op is sum_ or not all([i.id in written for i in n.inputs]):
+        if n.id in written or n.op is sum_ or not all(i.id in written for i in n.inputs):
             return
         if n.op.kind == "map" or n.op is reshape or n.op is permute:
             full = [self.table.expand(written[i.id], i.shape) for i in n.inputs]
@@ -345,7 +350,8 @@ class Simplifier(Algebra):
         ((m, c),) = p.items()
         x, k = self._summand(m) if m else (self.table.number(1.0, self.here, len(s.shape)), 1)
         axes = [a for a in range(len(s.shape)) if s.axes >> a & 1]
-        x = self.table.expand(x, tuple([s.shape[a] if a in axes else n for a, n in enumerate(x.shape)]))
+        shape = tuple([s.shape[a] if a in axes else n for a, n in enumerate(x.shape)])
+        x = self.table.expand(x, shape)
         node = self.table.sum(x, axes)
         symbol = self.symbol(node, None, 0 if self.early(self.here) else self.wait(m) + 1)
         self.reduced[symbol] = s.of({m: k})
@@ -409,7 +415,7 @@ class Simplifier(Algebra):
         """Whether a sum that was kept could be taken apart, now that all reductions are known."""
         dear, self._dear = self._dear, []
         before, self.known = self.known, self.made.keys()
-        found = any([rule(self, s) is not None for rule, s in dear])
+        found = any(rule(self, s) is not None for rule, s in dear)
         self.known = before
         return found
 

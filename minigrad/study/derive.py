@@ -1,4 +1,4 @@
-"""The derivation of a gradient: the chain rule, each rule that simplifies it, and the closed form."""
+"""The derivation of a gradient: the chain rule, each rule that applies, the closed form."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class Derivation:
             body.append(formula(name, "=", v.simplified))
         body += ["</table>", f"<h2>{closed[0]}</h2>", "<table>"]
         body += [*(formula(n, "=", f) for n, f in closed[1]), "</table>", "<h2>rules used</h2>"]
-        rules = (f"<dt>{n}</dt><dd>{to_mathml_or_text(f)}</dd>" for n, f in self.rules.items())
+        rules = (f"<dt>{n}</dt><dd>{html.escape(f)}</dd>" for n, f in self.rules.items())
         body += ["<dl>", *rules, "</dl>"]
         page = (
             '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>derivation</title>'
@@ -177,11 +177,6 @@ class Derivation:
 
     def __repr__(self) -> str:
         return f"Derivation({len(self.steps)} steps, reductions {self.reductions})"
-
-
-def to_mathml_or_text(statement: str) -> str:
-    """A rule's statement: words, so text."""
-    return html.escape(statement)
 
 
 class _Recorder:
@@ -210,7 +205,7 @@ class _Recorder:
         """A node has been simplified."""
         names = self.derivation.names
         name = names.of.get(n)
-        if name is not None and n.inputs:
+        if name is not None and not _is_leaf(n):
             written = names.source(n)
             names.hidden = name
             steps = [Step(*s, name) for s in self.steps]
@@ -219,6 +214,13 @@ class _Recorder:
             names.hidden = None
             self.steps = []
         names.learn(n, terms)
+
+
+def _is_leaf(n: Node) -> bool:
+    """A leaf, perhaps seen with other axes: there is nothing to say of it."""
+    while n.inputs and n.op.kind in ("view", "identity"):
+        n = n.inputs[0]
+    return not n.inputs
 
 
 def derive(
@@ -235,7 +237,7 @@ def derive(
     Args:
         outputs: tensors computed from the inputs, floating point.
         inputs: what to differentiate with respect to.
-        cotangents: of each output; made, and called g, if not given.
+        cotangents: of each output; by default the tensor named g, or one made and called so.
         names: what to call tensors, most preferred first: `xhat` before `c` prints `xhat` for
             `c*rho`. Computed tensors that are not part of the outputs are names for values that the
             gradient may meet. By default the caller's local variables.
@@ -249,6 +251,8 @@ def derive(
         local = sys._getframe(1).f_locals  # pyright: ignore[reportPrivateUsage]
         names = {k: v for k, v in local.items() if isinstance(v, Handle) and not k.startswith("_")}
     gs = _list(cotangents) if cotangents is not None else []
+    if not gs and len(ys) == 1 and "g" in names and names["g"].shape == ys[0].shape:
+        gs = [names["g"]]
     if gs and len(gs) != len(ys):
         raise ValueError(
             f"derive: expected one cotangent for each of {len(ys)} outputs, got {len(gs)}."
@@ -258,7 +262,7 @@ def derive(
     for y, node in zip(targets, ys, strict=True):
         if not y.inputs:
             raise ValueError(
-                f"derive: expected an output with the graph it comes from, got {node.node!r} alone. "
+                f"derive: expected an output with the graph it comes from, got {node.node!r}. "
                 "It was computed, and none of its inputs requires a gradient."
             )
     weights = [fresh[t.node] for t in gs]
@@ -404,13 +408,15 @@ def _computed_form(
 def _is_full_product(names: Names, algebra: Simplifier, name: str) -> bool:
     """Whether a name stands for a full-size array times something: not what a kernel reads."""
     return any(
-        p.name == name and len(p.factors) > 1 and any(algebra.mask[i] == algebra.top for i in p.factors)
+        p.name == name
+        and len(p.factors) > 1
+        and any(algebra.mask[i] == algebra.top for i in p.factors)
         for p in names.products
     )
 
 
 def _place(names: Names, name: str) -> int:
-    """g before c: what the gradient is linear in first."""
+    """G before c: what the gradient is linear in first."""
     if name in ("g", "g1"):
         return -1
     return names.order.index(name) if name in names.order else len(names.order)

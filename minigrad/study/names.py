@@ -103,7 +103,7 @@ class Names:
         return f"sum{axes}({self.terms(s.terms)})"
 
     def monomial(self, m: Monomial, k: Coefficient) -> str:
-        """k * m, with products found again."""
+        """K * m, with products found again."""
         left, found = dict(m), []
         for p in self.products:
             if p.name == self.hidden or (len(p.factors) == 1 and p.number == 1 and _plain(p)):
@@ -115,9 +115,14 @@ class Names:
                     left[i] -= e * times
                     if not left[i]:
                         del left[i]
-                k = k / Fraction(p.number) ** times if _exact(k, p.number) else float(k) / float(p.number) ** times
+                if _exact(k, p.number):
+                    k = Fraction(k) / Fraction(p.number) ** times
+                else:
+                    k = float(k) / float(p.number) ** times
         factors = [*found, *((self.symbol(i), e) for i, e in left.items())]
-        factors.sort(key=lambda f: self.order.index(f[0]) if f[0] in self.order else len(self.order))
+        factors.sort(
+            key=lambda f: self.order.index(f[0]) if f[0] in self.order else len(self.order)
+        )
         body = "*".join(_power(name, e) for name, e in factors)
         if isinstance(k, Fraction) and k.denominator == 1:
             k = k.numerator
@@ -195,10 +200,9 @@ def _power(name: str, e: Exponent) -> str:
 def _joined(printed: Sequence[str]) -> str:
     out = ""
     for t in printed:
-        if not out:
-            out = t
-        else:
-            out = f"{out} - {t[1:]}" if t[0] == "-" else f"{out} + {t}"
+        if out:
+            t = f" - {t[1:]}" if t[0] == "-" else f" + {t}"
+        out += t
     return out or "0"
 
 

@@ -12,7 +12,26 @@ from typing import NamedTuple
 
 _TOKEN = re.compile(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?|[A-Za-z_]\w*(?:\[[\d,]*\])?|[-+*/^(),])")
 _GREEK = frozenset(
-    "alpha beta gamma delta epsilon eta theta kappa lambda mu nu rho sigma tau phi chi psi omega".split()
+    [
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "eta",
+        "theta",
+        "kappa",
+        "lambda",
+        "mu",
+        "nu",
+        "rho",
+        "sigma",
+        "tau",
+        "phi",
+        "chi",
+        "psi",
+        "omega",
+    ]
 )
 
 
@@ -136,7 +155,9 @@ def _latex_name(name: str) -> str:
 
 def _latex(t: Tree) -> str:
     parts = [_latex(p) for p in t.parts]
-    grouped = [f"\\left({s}\\right)" if p.kind in "+-" else s for s, p in zip(parts, t.parts, strict=True)]
+    grouped = [
+        f"\\left({s}\\right)" if p.kind in "+-" else s for s, p in zip(parts, t.parts, strict=True)
+    ]
     match t.kind:
         case "name":
             return _latex_name(t.text)

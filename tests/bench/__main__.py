@@ -143,7 +143,7 @@ print(time.perf_counter() - started)
 
 
 def start_times() -> None:
-    """Seconds from import to the end of the first LeNet-5+BN step, without and with a kernel cache."""
+    """Seconds from import to the end of the first LeNet-5+BN step, cold and warm."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "MINIGRAD_CACHE_DIR": cache}
         for label in ("cold (empty kernel cache)", "warm"):

@@ -19,7 +19,7 @@ from typing import Any
 
 from minigrad.config import config
 
-SOURCE = '''
+SOURCE = """
 from numba import prange
 
 set_affinity = types.ExternalFunction(
@@ -48,10 +48,10 @@ def kernel(rows, masks, count):
             parallel_for(address, table, extent, tasks)
     if masks != 0:
         set_affinity(types.int32(0), MASK_BYTES, masks + MASK_BYTES)
-'''
+"""
 
 # Run once with one task a thread: task j runs on thread j, and 0 is the main thread.
-BIND = '''
+BIND = """
 set_affinity = types.ExternalFunction(
     "sched_setaffinity", types.int32(types.int32, types.intp, types.intp))
 
@@ -60,7 +60,7 @@ def kernel(table, begin, end):
     for j in range(begin, end):
         if j > 0:
             set_affinity(types.int32(0), MASK_BYTES, load_int64(table, 0) + j * MASK_BYTES)
-'''
+"""
 
 MASK_BYTES = 128  # room for 1024 cores, as the C library's cpu_set_t
 

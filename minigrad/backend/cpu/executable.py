@@ -16,8 +16,8 @@ from minigrad.dtype import DType
 class Executable:
     """Runs a program's launches with one native call.
 
-    `offsets` places slots in an arena of `arena_bytes`; every other slot is bound at each run, in the
-    order of `bound`. `constants` gives the dtype of each run-time constant.
+    `offsets` places slots in an arena of `arena_bytes`; all other slots are bound at each run, in
+    the order of `bound`. `constants` gives the dtype of each run-time constant.
     """
 
     def __init__(

@@ -80,5 +80,5 @@ def render(name: str, dtype: DType, argument: DType, arguments: list[str]) -> st
             return text
         return cast(dtype, text)
     if dtype.kind == "bool":
-        return text if name != "where" else text
+        return text
     return f"types.{dtype.name}({text})"

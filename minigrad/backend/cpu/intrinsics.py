@@ -1,4 +1,4 @@
-"""Typed loads and stores at raw addresses, and calls through an address: what generated kernels use.
+"""Typed loads and stores at raw addresses, and calls through an address, for generated kernels.
 
 A kernel sees memory only as `intp` addresses, so no array object, NumPy or reference count is ever
 involved. A load or store takes a byte address and an index in elements: LLVM vectorizes a loop over
@@ -94,8 +94,9 @@ def store_bool(typingctx, address, index, value):
 
 @intrinsic
 def call_kernel(typingctx, address, table, begin, end):
-    """Call the kernel at `address`. Passing the address costs 1.5 us a parallel call; unboxing a
-    first-class function costs 27.
+    """Call the kernel at `address`.
+
+    Passing the address costs 1.5 us a parallel call; unboxing a first-class function costs 27.
     """
     signature = types.void(types.intp, types.intp, types.intp, types.intp)
 
@@ -108,7 +109,7 @@ def call_kernel(typingctx, address, table, begin, end):
     return signature, codegen
 
 
-# Loop nests tell LLVM which accesses cannot overlap, since it gives up vectorizing a loop that needs
+# Loop nests tell LLVM which accesses cannot overlap, since it does not vectorize a loop that needs
 # more than a few run-time overlap checks. Every read of an input is in one scope, every output or
 # scratch array in a scope of its own.
 SCOPES = 16
@@ -201,33 +202,35 @@ def _make_unary(llvm_name: str):
 floor_of, sqrt_of, fabs_of = _make_unary("floor"), _make_unary("sqrt"), _make_unary("fabs")
 
 
-def _make_extremum(comparison: str):
+def _make_extremum(comparison: str, llvm_name: str):
     @intrinsic
     def function(typingctx, a, b):
         """The larger (smaller) of two; NaN if either is NaN."""
 
         def codegen(context, builder, signature, args):
             x, y = args
-            if isinstance(a, types.Float):
-                wins = builder.fcmp_ordered(comparison, x, y)
-                wins = builder.or_(wins, builder.fcmp_unordered("uno", x, x))
-            elif a.signed:
-                wins = builder.icmp_signed(comparison, x, y)
-            else:
-                wins = builder.icmp_unsigned(comparison, x, y)
-            return builder.select(wins, x, y)
+            if isinstance(a, types.Float):  # LLVM knows this as a reduction; a compare, it does not
+                callee = cgutils.get_or_insert_function(
+                    builder.module,
+                    ir.FunctionType(x.type, [x.type, x.type]),
+                    f"llvm.{llvm_name}.f{a.bitwidth}",
+                )
+                return builder.call(callee, args)
+            compare = builder.icmp_signed if a.signed else builder.icmp_unsigned
+            return builder.select(compare(comparison, x, y), x, y)
 
         return a(a, a), codegen
 
     return function
 
 
-take_maximum, take_minimum = _make_extremum(">"), _make_extremum("<")
+take_maximum = _make_extremum(">", "maximum")
+take_minimum = _make_extremum("<", "minimum")
 
 
 @intrinsic
 def accumulate(typingctx, total, value):
-    """total + value, in any order: what lets a reduction vectorize."""
+    """Total + value, in any order: what lets a reduction vectorize."""
     signature = total(total, total)
 
     def codegen(context, builder, signature, args):

@@ -177,7 +177,8 @@ def _load_module(name: str, text: str, folder: Path | None) -> python_types.Modu
             _disable()
         else:
             spec = importlib.util.spec_from_file_location(f"minigrad_kernel_{name}", path)
-            assert spec is not None and spec.loader is not None
+            assert spec is not None
+            assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             sys.modules[module.__name__] = module  # Numba's cache finds globals through it
             spec.loader.exec_module(module)
@@ -244,7 +245,7 @@ def cache_directory() -> Path | None:
 
 
 def _unsafe(folder: Path) -> str | None:
-    """Why a directory must not be trusted: it, or one on the way to it, is somebody else's to write."""
+    """Why a directory must not be trusted: it, or one above it, is somebody else's to write."""
     if not hasattr(os, "getuid"):  # Windows: the profile directory is private by default
         return None
     for place in (folder, *folder.resolve().parents):

@@ -1,0 +1,265 @@
+"""The printed derivation: its text, that every step of it is true, and the textbook's formula."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from rewrite_cases import BN, EPS, Leaves, mean, total
+
+import minigrad as mg
+from minigrad import Tensor, nn, study
+from minigrad.study.notation import Tree, parse, to_latex, to_mathml
+
+SHAPE = (4, 3, 2, 2)  # m = 16
+
+
+def batch_norm() -> dict[str, Tensor]:
+    """BN by its formula, with a name for each value; `P` is one that the gradient will meet."""
+    L = Leaves()
+    x, g, gamma, beta = L(*SHAPE), L(*SHAPE), L.channels(3), L.channels(3)
+    mu = mean(x, BN)
+    c = x - mu
+    v = mean(c * c, BN)
+    rho = mg.rsqrt(v + EPS)
+    xhat = c * rho
+    y = xhat * gamma + beta
+    P = total(g * c, BN)
+    return {
+        "gamma": gamma, "rho": rho, "xhat": xhat, "c": c, "mu": mu, "v": v, "g": g, "x": x,
+        "beta": beta, "P": P, "y": y,
+    }  # fmt: skip
+
+
+def derived(named: dict[str, Tensor]) -> study.Derivation:
+    return study.derive(
+        named["y"], [named["beta"], named["gamma"], named["x"]], names=named, sizes={"m": 16}
+    )
+
+
+GOLDEN = """\
+forward
+  mu = sum(x)/m
+  c = x - mu
+  v = sum(c*c)/m
+  rho = rsqrt(v + 1e-05)
+  xhat = c*rho
+  y = xhat*gamma + beta
+
+named by the reader
+  P = sum(g*c)
+
+chain rule: 4 full-size reductions, 3 dependent sweeps
+  dbeta = sum(g)
+  dgamma = sum(g*xhat)
+  d_xhat = g*gamma
+  d_rho = sum(d_xhat*c)
+  d_v = -0.5*d_rho*rho*rho*rho
+  d_c = d_xhat*rho + d_v/m*c + d_v/m*c
+  d_mu = sum(-d_c)
+  dx = d_c + d_mu/m
+
+rewriting
+  dgamma = sum(g*xhat)
+     1  invariant factor  sum(rho*c*g)  ->  rho*sum(c*g)
+     2  same value        sum(c*g)  ->  P
+      = rho*P
+  d_xhat = g*gamma
+      = gamma*g
+  d_rho = sum(d_xhat*c)
+     3  invariant factor  sum(c*d_xhat)  ->  gamma*sum(c*g)
+     4  same value        sum(c*g)  ->  P
+      = gamma*P
+  d_v = -0.5*d_rho*rho*rho*rho
+      = -rho^3*d_rho/2
+  d_c = d_xhat*rho + d_v/m*c + d_v/m*c
+     5  like terms        rho*d_xhat - rho^3*c*d_rho/(2*m) + (-rho^3*c*d_rho/(2*m))  ->  rho*d_xhat - rho^3*c*d_rho/m
+      = rho*d_xhat - rho^3*c*d_rho/m
+  d_mu = sum(-d_c)
+     6  linearity         sum(-rho*d_xhat + rho^3*c*d_rho/m)  ->  sum(-rho*d_xhat) + sum(rho^3*c*d_rho/m)
+     7  invariant factor  sum(-rho*d_xhat)  ->  -gamma*rho*sum(g)
+     8  same value        sum(g)  ->  dbeta
+     9  invariant factor  sum(rho^3*c*d_rho/m)  ->  rho^3*d_rho/m*sum(c)
+    10  linearity         sum(c)  ->  sum(x) + sum(-mu)
+    11  same value        sum(x)  ->  m*mu
+    12  count             sum(-mu)  ->  -m*mu
+    13  like terms        m*mu + (-m*mu)  ->  0
+      = -gamma*rho*dbeta
+  dx = d_c + d_mu/m
+      = rho*d_xhat - rho^3*c*d_rho/m - gamma*rho*dbeta/m
+
+closed form: 2 full-size reductions, 2 dependent sweeps
+  dbeta = sum(g)
+  dgamma = rho*sum(c*g)
+  dx = gamma*rho*(g - dbeta/m - xhat*dgamma/m)
+
+as computed: dx = A*g + B*c + C
+  A = gamma*rho ;  B = -gamma*rho^2*dgamma/m ;  C = -gamma*rho*dbeta/m
+"""  # noqa: E501
+
+
+def test_the_derivation_of_batch_normalization():
+    text = derived(batch_norm()).text()
+    before, _, rules = text.partition("\nrules used\n")
+    assert before == GOLDEN
+    assert [line.split("  ")[1].strip() for line in rules.splitlines()] == [
+        "like terms", "same value", "linearity", "count", "invariant factor",
+    ]  # fmt: skip
+
+
+def test_its_numbers():
+    d = derived(batch_norm())
+    assert d.reductions == (4, 2)
+    assert d.sweeps == (3, 2)
+    rule, before, after, value = d.steps[0]
+    assert (rule, before, after) == ("invariant factor", "sum(rho*c*g)", "rho*sum(c*g)")
+    assert value == "dgamma"
+
+
+def evaluate(t: Tree, named: dict[str, Tensor]) -> Any:
+    """A printed formula on tensors. A sum is over a full-size array, so sum(k) is m*k."""
+    parts = [evaluate(p, named) for p in t.parts]
+    match t.kind:
+        case "name":
+            return 16.0 if t.text == "m" else named[t.text]
+        case "number":
+            return float(t.text)
+        case "neg":
+            return -parts[0]
+        case "+":
+            return parts[0] + parts[1]
+        case "-":
+            return parts[0] - parts[1]
+        case "*":
+            return parts[0] * parts[1]
+        case "/":
+            return parts[0] / parts[1]
+        case "^":
+            return parts[0] ** parts[1]
+    if t.text == "sum":
+        return total(mg.broadcast_to(parts[0], SHAPE), BN)
+    return getattr(mg, t.text)(*parts)
+
+
+def values(named: dict[str, Tensor], d: study.Derivation) -> dict[str, Tensor]:
+    """Every value of a derivation, from what is written in its chain rule."""
+    found = dict(named)
+    for name, v in d.values.items():
+        found.setdefault(name, evaluate(parse(v.written), found))
+    return found
+
+
+def assert_equal(a: Any, b: Any, what: object) -> None:
+    with mg.rewrites(False):
+        worst = mg.max(mg.abs(a - b) + 0.0 * named_zero()).item()
+    assert worst < 1e-9, what
+
+
+def named_zero() -> Tensor:
+    return mg.zeros(SHAPE, dtype="float64")
+
+
+def test_both_sides_of_every_step_are_equal():
+    named = batch_norm()
+    d = derived(named)
+    with mg.rewrites(False):
+        known = values(named, d)
+        for s in d.steps:
+            left, right = (evaluate(parse(side), known) for side in (s.before, s.after))
+            assert_equal(left, right, s)
+        for name, v in d.values.items():
+            assert_equal(known[name], evaluate(parse(v.simplified), known), name)
+
+
+def test_the_closed_form_is_the_textbooks():
+    named = batch_norm()
+    d = derived(named)
+    assert d.closed["dx"] == "gamma*rho*(g - dbeta/m - xhat*dgamma/m)"
+    with mg.rewrites(False):
+        known = values(named, d)
+        formula = evaluate(parse(d.closed["dx"]), known)
+        (automatic,) = mg.gradients(named["y"], [named["x"]], named["g"])
+        assert_equal(formula, automatic, "closed form")
+        letters = {}
+        expression, coefficients = d.as_computed["dx"]
+        for line in coefficients:
+            letter, _, written = line.partition(" = ")
+            letters[letter] = evaluate(parse(written), known)
+        assert_equal(evaluate(parse(expression), known | letters), automatic, "as computed")
+
+
+def test_names_are_the_callers_by_default():
+    L = Leaves()
+    x, weight, bias = L(*SHAPE), L.channels(3), L.channels(3)
+    centred = x - mean(x, BN)
+    inv = mg.rsqrt(mean(centred * centred, BN) + EPS)
+    x_hat = centred * inv
+    out = x_hat * weight + bias
+    d = study.derive(out, [x, weight, bias])
+    assert d.closed["dx"].startswith("weight*inv*(g - ")
+    assert {"centred", "inv", "x_hat", "out"} <= d.values.keys()
+
+
+def test_values_that_were_computed_are_looked_behind():
+    named = batch_norm()
+    mg.evaluate(named["y"], named["mu"])
+    assert derived(named).reductions == (4, 2)
+
+
+def test_an_output_that_forgot_its_graph_is_an_error():
+    x = mg.tensor([[1.0, 2.0]])
+    y = x * 2.0
+    mg.evaluate(y)
+    with pytest.raises(ValueError, match="derive: expected an output with the graph it comes from"):
+        study.derive(y, x)
+
+
+def test_layers_can_be_derived():
+    L = Leaves()
+    x, weight, bias = L(2, 6, 2, 2), L(6), L(6)
+    for y, reductions in (
+        (nn.batch_norm(x, None, None, weight, bias, training=True), (4, 2)),
+        (nn.group_norm(x, 2, weight, bias), (4, 2)),
+        (nn.layer_norm(x, (6, 2, 2)), (2, 2)),
+    ):
+        d = study.derive(y, [x] if reductions[0] == 2 else [x, weight, bias])
+        assert d.reductions == reductions
+        assert "closed form" in d.text()
+        assert d.latex()
+
+
+def test_latex_and_html_have_every_step(tmp_path):
+    d = derived(batch_norm())
+    latex = d.latex()
+    assert latex.count("\\begin{align*}") == latex.count("\\end{align*}") == 5
+    assert latex.count("\\to") == len(d.steps)
+    assert r"\gamma \rho \left(g - \frac{\mathrm{d}\beta}{m}" in latex
+    path = tmp_path / "derivation.html"
+    d.html(path)
+    page = path.read_text(encoding="utf-8")
+    assert page.count("&rarr;") == len(d.steps)
+    for tag in ("math", "mrow", "mfrac", "table", "tr"):
+        assert len(re.findall(f"<{tag}[ >]", page)) == page.count(f"</{tag}>")
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        ("a - (b - c)", r"a - \left(b - c\right)"),
+        ("-a*b/(2*m)", r"-\frac{a b}{2 m}"),
+        ("x^(3/2)*2", r"{x}^{\frac{3}{2}} \cdot 2"),
+        ("sum[0,2](g*xhat)", r"\sum_{0,2} g \hat{x}"),
+        ("sqrt(v + 1e-05)", r"\sqrt{v + 1 \cdot 10^{-05}}".replace("-05", "-5")),
+        ("d_rho*running_mean", r"\bar{\rho} \mathrm{running\_mean}"),
+    ],
+)
+def test_notation(text, latex):
+    assert to_latex(text) == latex
+    assert to_mathml(text).startswith("<math>")
+
+
+@pytest.mark.parametrize("text", ["a +", "a b", "(a", "a ? b", "*a"])
+def test_what_is_no_formula_is_an_error(text):
+    with pytest.raises(ValueError, match="parse: expected"):
+        parse(text)
