@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -186,7 +186,7 @@ class _Recorder:
         return _filled(self.form, results)
 
     @contextmanager
-    def collecting_gradients(self, must_be_new: bool = False) -> Iterator[None]:
+    def collecting_gradients(self, must_be_new: bool = False) -> Generator[None]:
         """Note every tensor whose `.grad` grows, so that it does not outlive the step."""
 
         def note(tensor: Handle) -> None:
@@ -313,7 +313,7 @@ class _Step:
                 if owner is None or owner.node is not n:
                     return _Source("fixed", n)
                 number[n.id] = len(tensors)
-                tensors.append((n.owner, n))
+                tensors.append((weakref.ref(owner), n))
             return _Source("tensor", number[n.id])
 
         used = [nodes[p] for p in self.plan.inputs] if self.plan else []
@@ -354,7 +354,8 @@ class _Step:
             if source.kind == "fixed":
                 return source.which.storage
             known = arguments if source.kind == "argument" else tensors
-            return known[source.which].node.storage
+            number: int = source.which
+            return known[number].node.storage
 
         if self.plan is not None:
             made = self.plan.run([buffer(s) for s in self.inputs], self.constants)

@@ -1,5 +1,8 @@
 """Devices by name, and which of them this machine can use."""
 
+# pyright: reportUnnecessaryIsInstance=false
+# users' arguments are checked at run time
+
 from __future__ import annotations
 
 import importlib.util

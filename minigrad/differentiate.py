@@ -9,9 +9,9 @@ Where an argument is said to be a tree, it is a Tensor, or a tuple, list or dict
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from minigrad import autodiff, handle, ops
 from minigrad.device import default_device
@@ -152,9 +152,10 @@ def _value_and_grad(
     call = _Call(where, f, argnums, args, kwargs)
     value, aux = call.result, None
     if has_aux:
-        if not isinstance(value, tuple) or len(value) != 2:
+        pair = cast("tuple[Any, ...]", value) if isinstance(value, tuple) else ()
+        if len(pair) != 2:
             raise TypeError(f"{where}: expected f to return (value, aux), got {_describe(value)}.")
-        value, aux = value
+        value, aux = pair
     value = _as_tensor(where, "f to return", value)
     if value.size != 1:
         raise ValueError(
@@ -220,7 +221,7 @@ def _jacobian(
 ) -> Tree:  # fmt: skip
     call = _Call(where, f, argnums, args, kwargs)
     outputs = [_as_tensor(where, "f to return", y) for y in tree_leaves(call.result)]
-    blocks = []
+    blocks: list[Tree] = []
     for y in (output.node for output in outputs):
         rows = [call.vjp([y], [one_hot], "zero") for one_hot in _one_hots(y)]
         stacked = [
@@ -272,7 +273,7 @@ def hvp(f: Callable[..., Any], primals: Tree, tangents: Tree) -> Tree:
 
 
 @contextmanager
-def _recording() -> Iterator[None]:
+def _recording() -> Generator[None]:
     """Differentiate what is inside, even under an outer `no_grad`; an inner one still counts."""
     previous, handle.grad_enabled = handle.grad_enabled, True
     try:
@@ -342,14 +343,16 @@ class _Call:
     def release(self, tree: Tree) -> Tree:
         """`released`, for the tensors in an auxiliary result."""
         found = tree_leaves(tree)
-        tensors = iter(self.released([x for x in found if isinstance(x, Handle)]))
+        tensors = iter(self.released([x for x in found if _is_tensor(x)]))
         return tree_rebuilt(
             tree, iter([next(tensors) if isinstance(x, Handle) else x for x in found])
         )
 
 
 def _arguments(primals: Tree) -> tuple[Tree, ...]:
-    return tuple(primals) if isinstance(primals, (tuple, list)) else (primals,)
+    return (
+        tuple(cast("Sequence[Tree]", primals)) if isinstance(primals, (tuple, list)) else (primals,)
+    )
 
 
 def _one_hots(y: Node) -> Iterator[Node]:
@@ -370,8 +373,12 @@ def _stack(rows: list[Node], y: Node, x: Node) -> Node:
     return ops.reshape(ops.concat(*flat, axis=0), shape=(*y.shape, *x.shape))
 
 
+def _is_tensor(value: Any) -> TypeGuard[Tensor]:
+    return isinstance(value, Handle)
+
+
 def _describe(value: Any) -> str:
-    if isinstance(value, Handle):
+    if _is_tensor(value):
         return f"{value.dtype.name}{list(value.shape)}"
     return f"{type(value).__name__} {value!r}"
 
@@ -380,7 +387,7 @@ def _as_tensor(where: str, what: str, value: Any) -> Tensor:
     """A floating-point tensor from one or from a Python float."""
     if isinstance(value, float):
         return wrap(const(value, float32, default_device()))
-    if not isinstance(value, Handle) or not value.dtype.is_floating:
+    if not _is_tensor(value) or not value.dtype.is_floating:
         raise TypeError(
             f"{where}: expected {what} floating-point tensors, got {_describe(value)}. "
             "Use astype(float32), or a float."
@@ -388,12 +395,13 @@ def _as_tensor(where: str, what: str, value: Any) -> Tensor:
     return value
 
 
-def _require_float(where: str, what: str, x: Any) -> None:
-    if not isinstance(x, Handle) or not x.dtype.is_floating:
+def _require_float(where: str, what: str, x: Any) -> Tensor:
+    if not _is_tensor(x) or not x.dtype.is_floating:
         raise TypeError(
             f"{where}: expected {what} to be floating-point tensors, got {_describe(x)}. "
             "Use astype(float32)."
         )
+    return x
 
 
 def _cotangent(where: str, y: Tensor, c: Tensor | None) -> Node:
@@ -412,11 +420,13 @@ def _matching(where: str, what: str, tensors: list[Tensor], given: list[Any]) ->
     """Nodes of the given values, which must be like the tensors they go with."""
     if len(tensors) != len(given):
         raise ValueError(f"{where}: expected {len(tensors)} {what}, got {len(given)}.")
-    nodes = []
-    for x, t in zip(tensors, given, strict=True):
-        if isinstance(t, (int, float)) and x.shape == ():
-            t = wrap(const(t, x.dtype, x.device))
-        _require_float(where, what, t)
+    nodes: list[Node] = []
+    for x, value in zip(tensors, given, strict=True):
+        if isinstance(value, (int, float)) and x.shape == ():
+            t = wrap(const(value, x.dtype, x.device))
+        else:
+            t = value
+        t = _require_float(where, what, t)
         if t.shape != x.shape:
             raise ValueError(f"{where}: expected {what} like {_describe(x)}, got {_describe(t)}.")
         if t.dtype is not x.dtype:

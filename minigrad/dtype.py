@@ -1,5 +1,8 @@
 """The data types, and the Array API's promotion rules between them."""
 
+# pyright: reportUnnecessaryIsInstance=false, reportUnnecessaryContains=false
+# users' arguments are checked at run time
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,5 +1,8 @@
 """When values are computed: on demand, at once under `eager`, or as part of a captured step."""
 
+# pyright: reportUnnecessaryIsInstance=false
+# users' arguments are checked at run time
+
 from __future__ import annotations
 
 import itertools
@@ -25,7 +28,7 @@ on_observe: Callable[[Sequence[Node]], None] | None = None
 
 # Which modules are in evaluation mode, as a set of bits: a captured step belongs to the modes it
 # was recorded in, and is found again when they come back.
-modes = 0
+modes: int = 0
 _mode_bits: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 _next_mode_bit = itertools.count()
 

@@ -12,7 +12,7 @@ import itertools
 import math
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +88,7 @@ class Node:
         for n in inputs:
             if n.order > order:
                 order = n.order
-        self.order = order  # of the derivative it was first built for; 0: the forward
+        self.order: int = order  # of the derivative it was first built for; 0: the forward
         self.storage: Any = None
         self.handles = 0  # live Tensors; a node with one is kept when its graph is computed
         self.owner: Any = None  # weak reference to the Tensor that a leaf belongs to
@@ -146,7 +146,7 @@ PRIMITIVES: dict[str, Primitive] = {}
 _ids = itertools.count()
 _table: weakref.WeakValueDictionary[Any, Node] = weakref.WeakValueDictionary()
 _current_site: Site | None = None
-_current_order = 0
+_current_order: int = 0
 on_build: Callable[[Node], None] | None = None  # eager mode computes each node here
 
 
@@ -269,13 +269,14 @@ def user_site() -> Site | None:
 
 
 @contextmanager
-def unshared() -> Iterator[None]:
+def unshared() -> Generator[None]:
     """Nodes built inside are shared with one another, but not with any from before.
 
     A node from before may be computed and have forgotten what it depends on.
     """
     global _table
-    previous, _table = _table, weakref.WeakValueDictionary()
+    previous = _table
+    _table = weakref.WeakValueDictionary()
     try:
         yield
     finally:
@@ -311,7 +312,7 @@ def topological(
     """Every node the roots depend on, inputs first; does not look behind nodes where `stop` holds.
 
     The order follows the edges alone (depth first), not the ids: graphs of equal structure list
-    their nodes alike, whichever of their constants and leaves happened to exist before. It is iterative.
+    their nodes alike, whichever of their constants and leaves existed before. It is iterative.
     """
     result: list[Node] = []
     entered: set[int] = set()

@@ -12,6 +12,9 @@ A draw advances the state where it will be found: at once from the host, or insi
 as a part of its graph, so that each replay draws new numbers.
 """
 
+# pyright: reportUnnecessaryIsInstance=false
+# users' arguments are checked at run time
+
 from __future__ import annotations
 
 import math
@@ -68,9 +71,10 @@ class Generator:
     def bits(self, shape: Extents, device: Place = None) -> Tensor:
         """Random int32 words, one draw. See [Note: the layout of the stream]."""
         extents = as_shape("bits", shape)
-        return wrap(self._draw(extents, as_device(device)))
+        return wrap(self.draw(extents, as_device(device)))
 
-    def _draw(self, shape: Shape, device: Device) -> Node:
+    def draw(self, shape: Shape, device: Device) -> Node:
+        """`bits` as a node."""
         backend_of(device)
         state = self.state(device)
         before = state.node
@@ -205,7 +209,7 @@ def permutation(n: int, device: Place = None, generator: Generator | None = None
             "Draw the permutation outside and pass it in."
         )
     place = as_device(device)
-    words = _generator(generator)._draw((2 * count,), place)
+    words = _generator(generator).draw((2 * count,), place)
     execution.compute([words])
     keys = backend_of(place).to_bytes(words.storage, 8 * count).cast("q")
     return tensor(sorted(range(count), key=keys.__getitem__), dtype=int64, device=place)
@@ -219,12 +223,12 @@ def _unit(shape: Shape, dtype: DType, device: Device, generator: Generator | Non
     """Numbers in [0, 1). See [Note: the layout of the stream]."""
     stream = _generator(generator)
     if dtype is float32:
-        words = stream._draw(shape, device)
+        words = stream.draw(shape, device)
         top = ops.bitwise_and(
             words, like(-256, words)
         )  # the top 24 bits, as a signed multiple of 256
         return ops.cast(top, dtype=float32) * 2.0**-32 + 0.5
-    words = stream._draw((*shape, 2), device)
+    words = stream.draw((*shape, 2), device)
     first, second = (
         ops.reshape(ops.narrow(words, len(shape), i, i + 1), shape=shape) for i in range(2)
     )

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from minigrad.creation import tensor
 from minigrad.differentiate import tree_leaves, tree_rebuilt, vjp
@@ -204,7 +204,7 @@ def _elements(x: Tensor) -> Values:
     nested = x.tolist()
     for _ in range(x.ndim - 1):
         nested = [v for row in nested for v in row]
-    return nested if x.ndim else [nested]
+    return cast("Values", nested if x.ndim else [nested])
 
 
 def _inner(a: Values, b: Values) -> float:
@@ -212,7 +212,7 @@ def _inner(a: Values, b: Values) -> float:
 
 
 def _index(place: int, shape: tuple[int, ...]) -> list[int]:
-    index = []
+    index: list[int] = []
     for n in reversed(shape):
         index.insert(0, place % n)
         place //= n

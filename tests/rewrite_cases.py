@@ -1,8 +1,8 @@
 """Graphs whose simplified cost is known: layers and losses as a user would write them.
 
-Each case gives the forward's nodes and the gradients'. Shapes are small, since values are computed by
-the reference interpreter; cotangents are random leaves (a plain sum is no probe: the right answer
-would be 0).
+Each case gives the forward's nodes and the gradients'. Shapes are small, since values are computed
+by the reference interpreter; cotangents are random leaves (a plain sum is no probe: the right
+answer would be 0).
 """
 
 from __future__ import annotations

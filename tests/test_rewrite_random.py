@@ -98,7 +98,7 @@ def mean(a: Node, axes: tuple[int, ...]) -> Node:
 
 
 def graph(seed: int) -> list[Node]:
-    """Two outputs, their gradients for random cotangents, and for some seeds those of the gradients."""
+    """Two outputs, their gradients for random cotangents, for some seeds the second ones too."""
     build = Builder(seed)
     for _ in range(build.rng.choice([6, 10, 16, 24])):
         build.pool.append(build.step())

@@ -30,8 +30,8 @@ class Plan:
 
     `inputs` and `constants` are positions in the topological list of nodes the plan was made for; a
     graph of the same structure has its own nodes at the same positions. What is run may be a
-    simplified graph (`minigrad.rewrite`), of which nothing but the inputs is shared. `outputs` pairs
-    each wanted position with the slot that holds it (perhaps an input's) and its size in bytes.
+    simplified graph (`minigrad.rewrite`), of which nothing but the inputs is shared. `outputs`
+    pairs each wanted position with the slot that holds it (perhaps an input's).
     """
 
     def __init__(self, nodes: Sequence[Node], wanted: Sequence[Node]):

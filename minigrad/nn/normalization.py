@@ -103,8 +103,9 @@ def batch_normalization(
 
     Shapes: x (N, C, *spatial); the others (C,), or any shape that broadcasts to that of x.
     """
-    shaped = [t if t is None else _per_channel(t, x) for t in (mean, var, scale, offset)]
-    return normalize(x, shaped[0], shaped[1], eps, shaped[2], shaped[3])
+    mean, var = _per_channel(mean, x), _per_channel(var, x)
+    scale, offset = (t if t is None else _per_channel(t, x) for t in (scale, offset))
+    return normalize(x, mean, var, eps, scale, offset)
 
 
 def batch_norm(
@@ -141,8 +142,9 @@ def batch_norm(
             raise ValueError(f"{name}: expected {label} of shape {channels}, got {r.shape}.")
     axes = (0, *range(2, node.ndim))
     if running_mean is not None and running_var is not None and not training:
-        statistics = (_per_channel(r.astype(node.dtype), x) for r in (running_mean, running_var))
-        return normalize(x, *statistics, eps, weight, bias)
+        statistics = running_mean, running_var
+        mean, var = (_per_channel(r.astype(node.dtype), x) for r in statistics)
+        return normalize(x, mean, var, eps, weight, bias)
     n = count(node, axes)
     _require_several(name, node, n)
     z, sample = centre(x, axes)
@@ -274,8 +276,8 @@ def instance_norm(
     z, sample = centre(x, axes)
     mean, var = moments(z, axes, keepdims=True)
     if running_mean is not None and running_var is not None and node.shape[0]:
-        over_batch = (mean_of(t, axis=0, keepdims=True) for t in (mean + sample, var))
-        update_running(running_mean, running_var, *over_batch, n, momentum)
+        new_mean, new_var = (mean_of(t, axis=0, keepdims=True) for t in (mean + sample, var))
+        update_running(running_mean, running_var, new_mean, new_var, n, momentum)
     return normalize(z, mean, var, eps, weight, bias)
 
 

@@ -1,9 +1,10 @@
 """Identities that steer differentiation and the algebra. None of them costs a kernel.
 
 barrier: the algebra does not look through it (`moments` centres on a sample behind one: the
-backward, rewritten, stays accurate at large means). stop_gradient: no derivative passes. variable: a point at
-which a derivative is taken, distinct from the value it stands for, so that nested derivatives do
-not confuse their perturbations.
+backward, rewritten, stays accurate at large means).
+stop_gradient: no derivative passes.
+variable: a point at which a derivative is taken, distinct from the value it stands for, so that
+nested derivatives do not confuse their perturbations.
 checkpoint: the value of its first input; its gradient recomputes that value from the others.
 """
 

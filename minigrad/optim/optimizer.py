@@ -15,7 +15,7 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterable, Mapping
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 from minigrad import capture, execution
 from minigrad.creation import zeros
@@ -53,7 +53,7 @@ class Optimizer:
         self._numbers: dict[tuple[int, str, Device], tuple[Tensor, float]] = {}
         if isinstance(params, Tensor):
             raise TypeError(f"{self._name}: expected an iterable of tensors, got one. Pass [p].")
-        groups = list(params)
+        groups = cast("list[Any]", list(params))
         if not groups:
             raise ValueError(f"{self._name}: expected at least one parameter, got none.")
         if not all(isinstance(g, dict) for g in groups):

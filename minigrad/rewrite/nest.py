@@ -43,7 +43,7 @@ def nested(roots: Sequence[Node], table: Table) -> list[Node]:
         table.here = n
         if n.op is sum_ and (n.inputs[0].id, frozenset(n.attrs["axes"])) in inner:
             new[n.id] = total(n.inputs[0], frozenset(n.attrs["axes"]))
-        elif n.storage is not None or all([new[i.id] is i for i in n.inputs]):
+        elif n.storage is not None or all(new[i.id] is i for i in n.inputs):
             new[n.id] = n
         else:
             new[n.id] = table.make(n.op, [new[i.id] for i in n.inputs], n.attrs)

@@ -195,7 +195,7 @@ def count(a: Simplifier, s: Sum) -> Parts | None:
 
 @rule("invariant factor", "sum(k*a) = k*sum(a)")
 def invariant_factor(a: Simplifier, s: Sum) -> Parts | None:
-    """Where k does not vary along the axes. In float16 sum(a) may overflow where sum(k*a) did not."""
+    """Where k does not vary along the axes. sum(a) may overflow where sum(k*a) did not."""
     terms = a.whole(s.terms) if len(s.terms) > 1 else s.terms
     ((m, k),) = terms.items()
     outside = invariant_part(a, m, s.axes)
@@ -209,7 +209,7 @@ def open_(a: Simplifier, s: Sum) -> Parts | None:
     """Takes a kept sum apart, if affordable; a centre only if at most one reduction is left.
 
     Then nothing is subtracted at run time: sum(x - mean) = 0, sum((x - mean)*(u - k)) =
-    sum((x - mean)*u). In floating point sum(x - mean) is false by the rounding of the mean, times m.
+    sum((x - mean)*u). In floating point sum(x - mean) is m times the rounding of the mean.
     """
     if len(s.terms) > 1:
         return None
@@ -258,7 +258,7 @@ def _alone(s: Sum, table: dict[int, Any]) -> Any:
 
 
 def labels_and_axis(condition: Node) -> tuple[Node, int] | None:
-    """For labels == iota along one axis, both broadcast: the labels, not broadcast, and the axis."""
+    """For labels == iota along one axis, both broadcast: the labels (not broadcast), the axis."""
     if condition.op is not equal or condition.storage is not None:
         return None
     for labels, numbers in (condition.inputs, condition.inputs[::-1]):

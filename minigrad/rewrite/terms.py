@@ -6,8 +6,8 @@
 
 A symbol stands for a node that the algebra does not look into: a leaf, exp(...), a convolution, a
 reduction; or for a *sum kept whole*, whose terms `form` then holds: a centre x - mean, a
-denominator v + eps, a factor of a larger product. Symbols are numbered by first use, so results do not depend
-on what the process built before.
+denominator v + eps, a factor of a larger product. Symbols are numbered by first use, so results do
+not depend on what the process built before.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ class Algebra:
     # --- arithmetic ------------------------------------------------------------------------------
 
     def add(self, p: Terms, q: Terms, k: Coefficient = 1) -> Terms:
-        """The sum p + k * q. Rule "like terms": a*x + b*x = (a+b)*x. x - x -> 0 hides Inf and NaN."""
+        """The sum p + k * q. Rule "like terms": a*x + b*x = (a+b)*x. x - x -> 0 hides NaN."""
         if not q:
             return p
         if not p:

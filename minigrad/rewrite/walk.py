@@ -6,11 +6,11 @@ reductions whatever the order of the outputs.
 
 [Note: termination] Give a leaf or an opaque symbol level 0, a kept sum one more than the highest
 symbol of its form, a reduction the levels of its summand; order Sums by the multiset of levels,
-then the number of axes, then of terms and factors. "open" and "open centre" replace a symbol by lower
-ones; "linearity", "count" and "invariant factor" pass on sub-collections; "split" passes on fewer
-axes; "one sum" adds axes, but only where neither "split" nor itself can apply again. One step goes
-up, several terms to one kept sum: only "open" could undo it, and refuses a Sum that is being worked
-on. A trial may not start further trials.
+then the number of axes, then of terms and factors. "open" and "open centre" replace a symbol by
+lower ones; "linearity", "count" and "invariant factor" pass on sub-collections; "split" passes on
+fewer axes; "one sum" adds axes, but only where neither "split" nor itself can apply again. One step
+goes up, several terms to one kept sum: only "open" could undo it, and refuses a Sum that is being
+worked on. A trial may not start further trials.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from __future__ import annotations
 import ctypes
 import os
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from minigrad.config import config
 
@@ -90,10 +90,12 @@ class _Driver:
 
     def __init__(self) -> None:
         import numba
+        from numba.core import config
 
         from minigrad.backend.cpu.jit import compile_kernel
 
-        numba.set_num_threads(min(_THREADS, numba.config.NUMBA_NUM_THREADS))
+        most = cast("Any", config).NUMBA_NUM_THREADS  # set at import, unseen by type checkers
+        numba.set_num_threads(min(_THREADS, most))
         self._kernel = compile_kernel("driver", f"MASK_BYTES = {MASK_BYTES}\n{SOURCE}")
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
         self.call = prototype(self._kernel.address)

@@ -202,7 +202,8 @@ def _launch(
     # The last strides are known to be 1 in all operands or assumed in none: two kernels, not eight.
     inner = [x for x, operand in operands.items() if len(operand.shape) > 1]
     dense = all(operands[x].strides[-1] == 1 or operands[x].shape[-1] == 1 for x in inner)
-    names, values = list(sizes), [*sizes.values()]
+    names = list(sizes)
+    values: list[int | Pointer] = [*sizes.values()]
     if status:
         length = sizes["length"]
         message = (

@@ -40,7 +40,8 @@ class Product:
     @property
     def sizes(self) -> tuple[int, int, int, int]:
         """Batch, rows, columns and depth."""
-        return (*self.out.shape, self.a.shape[2])
+        batch, rows, columns = self.out.shape
+        return batch, rows, columns, self.a.shape[2]
 
     def swapped(self) -> Product:
         """The same numbers as C^T = B^T @ A^T."""

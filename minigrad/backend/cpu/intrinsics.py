@@ -129,7 +129,7 @@ def _make_scoped(name: str, scope: str):
     """A load and a store of dtype `name` whose accesses belong to an alias scope."""
     is_bool = name == "bool"
     numba_type = types.boolean if is_bool else _NUMBA[name]
-    align = 1 if is_bool else numba_type.bitwidth // 8
+    align = 1 if is_bool else _NUMBA[name].bitwidth // 8
 
     def pointer_to(context, builder, address, index):
         llvm = ir.IntType(8) if is_bool else context.get_value_type(numba_type)

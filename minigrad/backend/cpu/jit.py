@@ -23,7 +23,7 @@ import types as python_types
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import llvmlite.binding
 import numba
@@ -105,7 +105,7 @@ def compile_now(signature: Any, **options: Any) -> Any:
     """The decorator that compiles a function for one signature, or loads it from the cache."""
 
     def decorated(function: Any) -> Any:
-        dispatcher = njit(**kernel_options() | options)(function)
+        dispatcher = cast("Any", njit(**kernel_options() | options)(function))
         if cache_directory() is not None and os.path.exists(function.__code__.co_filename):
             dispatcher._cache = _KernelCache(function)
         dispatcher.compile(signature)

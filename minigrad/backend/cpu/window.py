@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import gcd, prod
+from typing import Any
 
 from minigrad.backend.cpu import tables
 from minigrad.backend.cpu import window_kernels as kernels
@@ -222,7 +223,7 @@ def _spreads_pairs(
 
 def _load(x: Operand, every: int) -> str:
     """How a tap reads x's columns `every` apart: see kernels.TAP_LOADS."""
-    step = x.strides[3] * every if x.dtype.is_floating else None  # integers: one kernel is enough
+    step = x.strides[3] * every if x.dtype.is_floating else 0  # integers: one kernel is enough
     return {1: "unit", 2: "pairs"}.get(step, "any")
 
 
@@ -324,7 +325,7 @@ def _launch(
     body: str,
     extent: int,
     work: int,
-    constants: dict[str, str] | None = None,
+    constants: dict[str, Any] | None = None,
 ) -> None:
     if not operands["out"].size:
         return

@@ -349,7 +349,7 @@ _PAIR_SPREAD = (
     + """
                 value = x_lanes(x_plane + row * x_2, column, valid)
 """
-    + _write_cells(("value",) * 4)
+    + _write_cells(("value", "value", "value", "value"))
 )
 
 PAIRS = {

@@ -12,7 +12,8 @@ import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.datamodel import models, register_default
+from numba.core.datamodel import models
+from numba.core.datamodel.registry import register_default
 from numba.extending import intrinsic
 
 _WORD = ir.IntType(32)
@@ -265,7 +266,9 @@ def _make_gather(element: types.Type):
 
         def codegen(context, builder, signature, args):
             vector = context.get_value_type(result)
-            pointers = _lane_pointers(builder, *args[:3], vector.element, vector.count)
+            pointers = _lane_pointers(
+                builder, args[0], args[1], args[2], vector.element, vector.count
+            )
             arguments = [pointers, _bytes_of(vector.element), args[3], ir.Constant(vector, None)]
             name = f"llvm.masked.gather.{_suffix(vector)}.v{vector.count}p0"
             return builder.call(
