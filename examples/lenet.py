@@ -78,10 +78,10 @@ def digits(epochs: int | None) -> Recipe:
 
 
 def cifar10(root: str, download: bool, epochs: int | None) -> Recipe:
-    """CIFAR-10 with crop and flip; 2000 training images are kept for validation."""
+    """CIFAR-10 with crop and flip; 1000 training images are kept for validation."""
     normalize = Normalize([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])
     augmented = Compose([RandomCrop(32, padding=4), RandomHorizontalFlip(), normalize])
-    train, validation = split(CIFAR10(root, train=True, download=download), 0.04)
+    train, validation = split(CIFAR10(root, train=True, download=download), 0.02)
     test = CIFAR10(root, train=False)
     return Recipe(train, validation, test, augmented, normalize, epochs or 30, 128)
 

@@ -44,8 +44,9 @@ class Table:
     def _add(self, key: Any, *parts: Any) -> Node:
         here = self.here
         assert here is not None
+        make: Any = Node
         with graph.site(here.site or ("<rewritten>", 0)):
-            node = Node(*parts, False)
+            node: Node = make(*parts, False)
         node.order = here.order
         self._nodes[key] = node
         self.origin[node.id] = self.origin.get(here.id, here.id)

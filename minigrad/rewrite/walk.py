@@ -97,7 +97,7 @@ class Simplifier(Algebra):
         self._dear: list[tuple[Rule, Sum]] = []  # what was not affordable
         self._written: dict[int, Node] = {}
         self._summands: dict[Monomial, tuple[Node, Coefficient]] = {}
-        self._moved: dict[tuple[int, Any], int | None] = {}
+        self._moved: dict[tuple[Any, ...], int | None] = {}
         self._visits: dict[Primitive, Callable[[Node, list[Terms]], Terms]] = {
             add: lambda n, p: self.fold(self.add(p[0], p[1])),
             sub: lambda n, p: self.fold(self.add(p[0], p[1], -1)),

@@ -248,8 +248,9 @@ def derive(
     """
     ys, xs = _list(outputs), _list(inputs)
     if names is None:
-        local = sys._getframe(1).f_locals  # pyright: ignore[reportPrivateUsage]
-        names = {k: v for k, v in local.items() if isinstance(v, Handle) and not k.startswith("_")}
+        local: Mapping[str, Any] = sys._getframe(1).f_locals  # pyright: ignore[reportPrivateUsage]
+        visible = [k for k, v in local.items() if isinstance(v, Handle) and not k.startswith("_")]
+        names = {k: local[k] for k in visible}
     gs = _list(cotangents) if cotangents is not None else []
     if not gs and len(ys) == 1 and "g" in names and names["g"].shape == ys[0].shape:
         gs = [names["g"]]

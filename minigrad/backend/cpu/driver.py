@@ -90,11 +90,11 @@ class _Driver:
 
     def __init__(self) -> None:
         import numba
-        from numba.core import config
+        from numba.core import config as limits
 
         from minigrad.backend.cpu.jit import compile_kernel
 
-        most = cast("Any", config).NUMBA_NUM_THREADS  # set at import, unseen by type checkers
+        most = cast("Any", limits).NUMBA_NUM_THREADS  # set at import, unseen by type checkers
         numba.set_num_threads(min(_THREADS, most))
         self._kernel = compile_kernel("driver", f"MASK_BYTES = {MASK_BYTES}\n{SOURCE}")
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)

@@ -286,7 +286,7 @@ for j in range(n):
         left = a_start + i * a_next
         total = types.$T(0)
         for q in range(k):
-            total += load_$T(left, q) * load_$T(right, q)
+            total = accumulate(total, load_$T(left, q) * load_$T(right, q))
         store_$T(c0 + i * c_row + j * c_column, 0, total)
 """
 
