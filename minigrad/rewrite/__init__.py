@@ -40,7 +40,9 @@ def simplify(
             those that no gradient built (`Node.order`).
         off: names of rules that do not apply (`STATEMENTS` lists them).
     """
-    out = Rewriting(roots, given, off).run()
+    rewriting = Rewriting(roots, given, off)
+    out = rewriting.run()
+    rewriting.release()
     return out if _reads(out) <= MOST_READS * _reads(roots) else list(roots)
 
 
@@ -67,15 +69,23 @@ class Rewriting:
         if "views" not in off:
             self.fine, self.refined = refine(nodes, roots, self.table)
         self.nodes = _in_order(self.fine, self.table)
+        self._walkers: list[Simplifier] = []
         self.walker = self._walker(())
 
     def _walker(self, known: Collection[int], record: Any = None) -> Simplifier:
         first, origin = self._first, self.table.origin
-        if not first:
-            return Simplifier(self.table, lambda n: True, known, self.off, record)
-        return Simplifier(
-            self.table, lambda n: origin.get(n.id, n.id) in first, known, self.off, record
-        )
+
+        def early(n: Node) -> bool:
+            return not first or origin.get(n.id, n.id) in first
+
+        walker = Simplifier(self.table, early, known, self.off, record)
+        self._walkers.append(walker)
+        return walker
+
+    def release(self) -> None:
+        """Let go of the graph: nodes, and so memory, must not wait for the cycle collector."""
+        for walker in self._walkers:
+            walker.release()
 
     def run(self) -> list[Node]:
         """The simplified roots."""

@@ -118,6 +118,11 @@ class Simplifier(Algebra):
             cast: self._visit_cast,
         }
 
+    def release(self) -> None:
+        """Undo the references among its parts, which only the cycle collector would free."""
+        vars(self.lowering).clear()
+        vars(self).clear()
+
     # --- nodes to terms --------------------------------------------------------------------------
 
     def run(self, nodes: Sequence[Node], roots: Sequence[Node]) -> list[Node]:

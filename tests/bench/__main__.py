@@ -26,8 +26,12 @@ def from_torch(t: torch.Tensor, requires_grad: bool = False) -> mg.Tensor:
     return mg.tensor(t.detach(), requires_grad=requires_grad)
 
 
-def batch_norm_relu(shape: tuple[int, ...]) -> Callable[[], Ratio]:
-    """Training forward, then backward with a given cotangent: input and parameter gradients."""
+def batch_norm_relu(shape: tuple[int, ...], together: bool = True) -> Callable[[], Ratio]:
+    """Training forward and backward with a given cotangent: input and parameter gradients.
+
+    `together`: in one captured plan. Else the forward is computed before the backward is built,
+    as where the cotangent depends on the output, and nothing is captured.
+    """
 
     def run() -> Ratio:
         x, g = torch.randn(shape, requires_grad=True), torch.randn(shape)
@@ -40,12 +44,20 @@ def batch_norm_relu(shape: tuple[int, ...]) -> Callable[[], Ratio]:
             y = mg.nn.relu(ours(x))
             return [y, *mg.gradients([y], [x, ours.weight, ours.bias], [g])]
 
+        def one_after_the_other() -> None:
+            y = mg.nn.relu(ours(mine))
+            mg.evaluate(y)
+            mg.evaluate(*mg.gradients([y], [mine, ours.weight, ours.bias], [cotangent]))
+
         def their_step() -> None:
             x.grad = None
             theirs.zero_grad()
             torch.relu(theirs(x)).backward(g)
 
-        name = f"BN+ReLU forward+backward {'x'.join(map(str, shape))}"
+        size = "x".join(map(str, shape))
+        if not together:
+            return paired(f"BN+ReLU forward, then backward {size}", one_after_the_other, their_step)
+        name = f"BN+ReLU forward+backward {size}"
         return paired(name, lambda: forward_backward(mine, cotangent), their_step)
 
     return run
@@ -161,6 +173,9 @@ ROWS: dict[str, Callable[[], Ratio]] = {
     "bn 128x6x28x28": batch_norm_relu((128, 6, 28, 28)),
     "bn 128x64x16x16": batch_norm_relu((128, 64, 16, 16)),
     "bn 128x64x32x32": batch_norm_relu((128, 64, 32, 32)),
+    "bn apart 128x6x28x28": batch_norm_relu((128, 6, 28, 28), together=False),
+    "bn apart 128x64x16x16": batch_norm_relu((128, 64, 16, 16), together=False),
+    "bn apart 128x64x32x32": batch_norm_relu((128, 64, 32, 32), together=False),
     "lenet plain": lenet(norm=False),
     "lenet bn": lenet(norm=True),
     "lenet bn lazy": lenet(norm=True, captured=False),
