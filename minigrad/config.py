@@ -12,7 +12,7 @@ _NAMES = ("DEBUG", "CHECK", "DEVICE", "CACHE_DIR", "NUM_THREADS", "REWRITE", "DA
 class Config:
     """The flags of this process.
 
-    MINIGRAD_DEBUG: 0 silent, 1 compile events, 2 each kernel, 3 graphs, 4 generated source.
+    MINIGRAD_DEBUG: 0 silent, 1 compile events, 4 generated source, too.
     MINIGRAD_CHECK: 1 stops at the first NaN or Inf, naming the op and the line that made it.
     MINIGRAD_DEVICE: the default device.
     MINIGRAD_CACHE_DIR: where compiled kernels are kept (default: the user's cache directory).

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 from minigrad.dtype import DType
 
@@ -59,22 +59,11 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-class CompiledKernel(Protocol):
-    """A kernel ready to run: its name and the address of its native code."""
-
-    name: str
-
-    @property
-    def address(self) -> int:
-        """Where its native code starts."""
-        ...
-
-
 @dataclass(frozen=True)
 class Launch:
     """One call of a kernel: run the range [0, extent) in `tasks` parallel shares (1 = serially)."""
 
-    kernel: Any
+    kernel: Any  # the backend's own: it has a `name` and native code at an `address`
     args: tuple[Any, ...]  # int | float | Pointer | Constant
     extent: int
     tasks: int = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -104,11 +105,7 @@ class Lowering:
         if merged is None:
             order = tuple(a for axes in groups for a in axes)
             copied = self.dense_copy(transposed(operand, order))
-            position, ranges = 0, []
-            for axes in groups:
-                ranges.append(tuple(range(position, position + len(axes))))
-                position += len(axes)
-            merged = collapsed(copied, tuple(ranges))
+            merged = collapsed(copied, _consecutive(groups))
             assert merged is not None
         return merged
 
@@ -124,14 +121,16 @@ class Lowering:
         target = transposed(out, order)
         slot = self.program.scratch_slot(out.size * out.dtype.itemsize)
         temporary = dense(slot, out.dtype, target.shape)
-        position, ranges = 0, []
-        for axes in groups:
-            ranges.append(tuple(range(position, position + len(axes))))
-            position += len(axes)
-        inner = collapsed(temporary, tuple(ranges))
+        inner = collapsed(temporary, _consecutive(groups))
         assert inner is not None
         write(inner)
         self.copy(temporary, target)
+
+
+def _consecutive(groups: tuple[Ints, ...]) -> tuple[Ints, ...]:
+    """The same groups of axes after a permutation that puts their axes in order."""
+    position = itertools.count()
+    return tuple(tuple(next(position) for _ in axes) for axes in groups)
 
 
 def _dot(low: Lowering, node: Node, out: Operand) -> None:

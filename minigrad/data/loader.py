@@ -234,24 +234,23 @@ def _description(dataset: Any) -> tuple[tuple[int, ...], float, str]:
 
 
 def make_assembler(plan: BatchPlan, code: str, device: Any) -> Assembler:
-    """The compiled assembler where the CPU backend is at work or at hand, else the Python one.
+    """The device's compiled assembler where its backend has one, else the Python one.
 
-    Both give the same batches. A GPU run must not import Numba, so it takes the Python one.
+    Both give the same batches.
     """
-    from minigrad.device import as_device
+    from minigrad.device import as_device, backend_of
 
-    if as_device(device).type == "cpu":
-        from minigrad.backend.cpu.augment import Augment
-
-        constants = array("f") if code == "B" else array("d")
-        if code == "B":
-            for table in lookup_tables(plan):
-                constants.extend(table)
-        else:
-            for pair in zip(plan.scale, plan.shift, strict=True):
-                constants.extend(pair)
-        return Augment(code, constants, plan.geometry, plan.crop)
-    return python_assembler(plan, code)
+    compiled = backend_of(as_device(device)).batch_assembler()
+    if compiled is None:
+        return python_assembler(plan, code)
+    constants = array("f") if code == "B" else array("d")
+    if code == "B":
+        for table in lookup_tables(plan):
+            constants.extend(table)
+    else:
+        for pair in zip(plan.scale, plan.shift, strict=True):
+            constants.extend(pair)
+    return compiled(code, constants, plan.geometry, plan.crop)
 
 
 def _check_int(name: str, value: Any, minimum: int | None) -> None:

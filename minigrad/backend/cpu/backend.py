@@ -60,8 +60,16 @@ def executable(*args: Any) -> Any:
     return Executable(*args)
 
 
+def batch_assembler() -> Any:
+    """What gathers, crops, flips and scales a batch in one pass: see `Augment`."""
+    from minigrad.backend.cpu.augment import Augment
+
+    return Augment
+
+
 __all__ = [
     "allocate",
+    "batch_assembler",
     "borrow",
     "copy_from_address",
     "executable",
