@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import exp, log
 
 # Both libraries' worker threads spin for a while after their last parallel region.
 SETTLE = 0.03  # seconds
@@ -12,7 +13,10 @@ SETTLE = 0.03  # seconds
 
 @dataclass(frozen=True)
 class Ratio:
-    """Milliseconds of ours and theirs, and the median and spread of theirs / ours."""
+    """Milliseconds of ours and theirs, and the median and spread of theirs / ours.
+
+    `floor` is the median of ours / the time of copying as many bytes as the work must move.
+    """
 
     name: str
     ours: float
@@ -20,15 +24,17 @@ class Ratio:
     ratio: float
     low: float
     high: float
+    floor: float | None = None
 
     def __str__(self) -> str:
-        return (
-            f"{self.name:44} {self.ours:9.3f} {self.theirs:9.3f} {self.ratio:7.2f}x"
+        row = (
+            f"{self.name:52} {self.ours:9.3f} {self.theirs:9.3f} {self.ratio:7.2f}x"
             f"   {self.low:.2f} .. {self.high:.2f}"
         )
+        return row if self.floor is None else f"{row}   {self.floor:.2f} x the copy"
 
 
-HEADER = f"{'':44} {'minigrad':>9} {'PyTorch':>9} {'ratio':>8}   quartiles   (ms, medians)"
+HEADER = f"{'':52} {'minigrad':>9} {'PyTorch':>9} {'ratio':>8}   quartiles   (ms, medians)"
 
 
 def median(values: list[float]) -> float:
@@ -36,26 +42,39 @@ def median(values: list[float]) -> float:
     return ordered[len(ordered) // 2]
 
 
+def geometric_mean(values: list[float]) -> float:
+    return exp(sum(map(log, values)) / len(values))
+
+
 def paired(
-    name: str, ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 11
+    name: str,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    rounds: int = 11,
+    copy: Callable[[], object] | None = None,
 ) -> Ratio:
-    """Alternate rounds of the two; each round's ratio compares neighbours in time."""
+    """Alternate rounds of the two; each round's ratio compares neighbours in time.
+
+    `copy` moves the bytes that ours has to move: with it, each round is compared with that, too.
+    """
+    sides = [ours, theirs, *([copy] if copy else [])]
     for _ in range(3):
-        ours()
-        theirs()
+        for side in sides:
+            side()
     started = time.perf_counter()
     ours()
     repeats = max(2, min(50, int(0.03 / max(time.perf_counter() - started, 1e-6))))
-    mine, other, ratios = [], [], []
+    times: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):
-        mine.append(_round(ours, repeats))
-        other.append(_round(theirs, repeats))
-        ratios.append(other[-1] / mine[-1])
-    ordered = sorted(ratios)
-    quarter = len(ordered) // 4
+        for side, measured in zip(sides, times, strict=True):
+            measured.append(_round(side, repeats))
+    ratios = sorted(b / a for a, b in zip(times[0], times[1], strict=True))
+    quarter = len(ratios) // 4
+    floor = median([a / c for a, c in zip(times[0], times[2], strict=True)]) if copy else None
     return Ratio(
-        name, median(mine), median(other), median(ratios), ordered[quarter], ordered[-1 - quarter]
-    )
+        name, median(times[0]), median(times[1]), median(ratios), ratios[quarter],
+        ratios[-1 - quarter], floor,
+    )  # fmt: skip
 
 
 def _round(function: Callable[[], object], repeats: int) -> float:
