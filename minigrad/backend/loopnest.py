@@ -83,6 +83,11 @@ class LoopNest:
         """How often the reduced axes are run over."""
         return 1 + max([r.level for r in self.reductions] + [s.level for s in self.stores])
 
+    def roots(self, level: int) -> list[int]:
+        """The expressions that pass `level` reduces or stores."""
+        found = [r.expression for r in self.reductions if r.level == level]
+        return found + [s.expression for s in self.stores if s.level == level]
+
     def accesses(self) -> list[Access]:
         """Every access once: loads, then where reductions and stores write."""
         found = [e[1] for e in self.expressions if e[0] == "load"]

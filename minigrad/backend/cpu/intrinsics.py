@@ -228,6 +228,28 @@ take_maximum = _make_extremum(">", "maximum")
 take_minimum = _make_extremum("<", "minimum")
 
 
+def _make_prefetch(writes: bool):
+    @intrinsic
+    def prefetch(typingctx, address):
+        """Ask for the cache line at `address`, which may lie outside of any memory."""
+        signature = types.void(types.intp)
+
+        def codegen(context, builder, signature, args):
+            pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag])
+            callee = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            flags = [ir.Constant(flag, n) for n in (int(writes), 3, 1)]  # keep it, it is data
+            builder.call(callee, [builder.inttoptr(args[0], pointer), *flags])
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return prefetch
+
+
+prefetch_to_read, prefetch_to_write = _make_prefetch(False), _make_prefetch(True)
+
+
 @intrinsic
 def accumulate(typingctx, total, value):
     """Total + value, in any order: what lets a reduction vectorize."""
