@@ -13,11 +13,13 @@ Expressions are hash-consed tuples of a nest:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from minigrad.dtype import DType
 
 LEAVES = ("load", "const", "index", "reduction")
+LEAST_RUN = 64  # elements along an innermost kept axis that one core should have, for its vectors
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,9 @@ class LoopNest:
         found = [e[1] for e in self.expressions if e[0] == "load"]
         found += [r.access for r in self.reductions] + [s.access for s in self.stores]
         return list(dict.fromkeys(found))
+
+
+def independent_points(shape: tuple[int, ...], kept: tuple[bool, ...]) -> int:
+    """How many cores the kept axes can occupy; of an innermost kept axis each takes a run."""
+    outer = prod(n for n, is_kept in zip(shape[:-1], kept[:-1], strict=True) if is_kept)
+    return outer * -(-shape[-1] // LEAST_RUN) if kept and kept[-1] else outer

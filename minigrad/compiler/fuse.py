@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 
+from minigrad.backend.loopnest import independent_points
 from minigrad.compiler.layout import Index, identity_index, source_index
 from minigrad.compiler.materialize import Placement
 from minigrad.graph import Node, Shape
@@ -82,8 +83,9 @@ def _choose(node, reads, producers, groups, placement, by_id, threads) -> int | 
     space, kept = _space(node), _kept(node)
     if space is None:
         return None
-    recent = range(max(0, len(groups) - LOOK_BACK), len(groups))
-    for k in sorted(producers | set(recent), reverse=True):
+    recent = set(range(max(0, len(groups) - LOOK_BACK), len(groups)))
+    # Beside what it reads first: there its inputs are in the cache, or in registers.
+    for k in sorted(producers, reverse=True) + sorted(recent - producers, reverse=True):
         group = groups[k]
         if group.space != space or len(group.roots) >= MOST_ROOTS:
             continue
@@ -93,7 +95,7 @@ def _choose(node, reads, producers, groups, placement, by_id, threads) -> int | 
             continue  # another input can only be computed after this group
         if k not in producers and not _share_array(group, reads, space, placement, by_id):
             continue
-        if not _keeps_cores_busy(group.kept or kept, space, [*group.roots, node], threads):
+        if not _keeps_cores_busy(group, group.kept or kept, space, reads, threads):
             continue
         inside = {r.id: identity_index(r.shape) for r in group.roots}
         if reads_in_place(node, inside, placement, space):
@@ -108,12 +110,18 @@ def _share_array(group: Group, reads, space: Shape, placement: Placement, by_id)
     return any((by_id[i].size if i in by_id else sizes[i]) == full for i in group.reads & reads)
 
 
-def _keeps_cores_busy(kept, space: Shape, roots: list[Node], threads: int) -> bool:
-    """A nest with few kept points runs on few cores: then only reductions belong in it."""
+def _keeps_cores_busy(group: Group, kept, space: Shape, reads: set[int], threads: int) -> bool:
+    """Whether the nest has work for most cores, or can be cut into parts that have (`split.py`).
+
+    Passes over a slice that stays in the cache move about half the bytes that separate nests do,
+    so they are worth it while more than half of the cores are busy. A nest of one pass can be cut.
+    """
     if kept is None or prod(space) <= SMALL:
         return True
-    outer = prod(n for n, k in zip(space, kept, strict=True) if k)
-    return outer >= threads or all(r.op.kind == "reduce" for r in roots)
+    outer = independent_points(space, kept)
+    if 2 * outer > threads * -(-outer // threads):
+        return True
+    return not reads & {r.id for r in group.roots if r.op.kind == "reduce"}
 
 
 def reads_in_place(

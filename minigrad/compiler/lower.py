@@ -13,6 +13,7 @@ from minigrad.compiler.fuse import Group
 from minigrad.compiler.layout import collapsed, dense, identity_index, transposed
 from minigrad.compiler.materialize import Placement
 from minigrad.compiler.nest import NestBuilder, point, simplified
+from minigrad.compiler.split import split
 from minigrad.device import cpu
 from minigrad.graph import Node, const_op
 
@@ -20,10 +21,14 @@ Ints = tuple[int, ...]
 
 
 class Lowering:
-    """Appends the launches of each group to `program`. `library` is the device's kernels."""
+    """Appends the launches of each group to `program`.
 
-    def __init__(self, placement: Placement, program: Program, library: Any):
-        self.placement, self.program, self.library = placement, program, library
+    `library` is the device's kernels, `threads` how many cores share a launch.
+    """
+
+    def __init__(self, placement: Placement, program: Program, library: Any, threads: int):
+        self.placement, self.program = placement, program
+        self.library, self.threads = library, threads
         self.constants: list[Node] = []
         self._const_slots: dict[int, int] = {}
 
@@ -72,7 +77,8 @@ class Lowering:
                 builder.add_reduction(root, self.out(root))
             else:
                 builder.add_store(root, self.out(root))
-        self.library.loop_nest(self.program, simplified(builder.nest))
+        for nest in split(simplified(builder.nest), self.program, self.threads):
+            self.library.loop_nest(self.program, nest)
 
     def evaluate_into(self, node: Node, out: Operand) -> None:
         """A nest that computes `node` into an operand of its shape, wherever that lies."""

@@ -3,20 +3,17 @@
 Reductions and kernels (contractions, windows, gathers) are stored. Elementwise nodes and views are
 not: they are evaluated inside whatever reads them, again if need be, since recomputing a few
 operations in a cache-resident pass is cheaper than a trip to memory. Exceptions are listed in
-`Placement._store_if_worthwhile`.
+`Placement._store_if_worthwhile`; what several kernels would compute is weighed in `share.py`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from minigrad.backend.launch import Operand
 from minigrad.compiler.layout import dense, identity_index, is_dense, source_index, view_operand
 from minigrad.graph import Node
 
-# Worth storing once rather than computing twice.
-EXPENSIVE = frozenset({"exp", "log", "sin", "cos", "tanh", "erf", "pow"})
 # A kernel that reads more arrays than this thrashes the registers and the prefetcher.
 MOST_LOADS = 10
 # Bounds the code of one kernel, and the recomputation along a long elementwise chain.
@@ -29,10 +26,13 @@ class Placement:
     """Slots for stored nodes and operands for all nodes that are in memory.
 
     `nodes` is the whole graph in topological order; nodes with storage come first as inputs.
+    `shared` are ids of elementwise nodes to store, too.
     """
 
-    def __init__(self, nodes: Sequence[Node], outputs: Sequence[Node]):
-        self.nodes = nodes
+    def __init__(
+        self, nodes: Sequence[Node], outputs: Sequence[Node], shared: Collection[int] = ()
+    ):
+        self.nodes, self._shared = nodes, shared
         self.slots: dict[int, int] = {}  # node id -> slot
         self.inputs: list[Node] = []
         self.placed: list[Node] = []  # stored by this plan
@@ -40,7 +40,6 @@ class Placement:
         self._bases: dict[int, int] = {}
         self._sources: dict[int, frozenset[int]] = {}
         self._work: dict[int, frozenset[int]] = {}
-        self._uses = Counter(i.id for n in nodes if n.storage is None for i in n.inputs)
         for node in nodes:
             if node.storage is not None:
                 self.slots[node.id] = len(self.slots)
@@ -120,8 +119,8 @@ class Placement:
 
     def _store_if_worthwhile(self, node: Node) -> None:
         reads, work = self._cone(node)
-        repeated = node.op.name in EXPENSIVE and self._uses[node.id] > 1
-        if repeated or len(reads) > MOST_LOADS or len(work) > MOST_OPERATIONS:
+        shared = node.id in self._shared
+        if shared or len(reads) > MOST_LOADS or len(work) > MOST_OPERATIONS:
             self._store(node)
 
     def _cone(self, node: Node) -> tuple[frozenset[int], frozenset[int]]:

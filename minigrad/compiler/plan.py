@@ -13,6 +13,7 @@ from minigrad.compiler import memory
 from minigrad.compiler.fuse import fuse
 from minigrad.compiler.lower import Lowering
 from minigrad.compiler.materialize import Placement
+from minigrad.compiler.share import worth_storing
 from minigrad.config import config
 from minigrad.device import backend_of
 from minigrad.graph import Node, const_op, const_value, topological
@@ -42,9 +43,14 @@ class Plan:
             roots = simplify(wanted)
             worked_on = topological(roots, stop=computed)
         placement = Placement(worked_on, roots)
+        threads = backend.num_threads()
+        groups = fuse(placement, threads)
+        shared = worth_storing(placement, groups)
+        if shared:
+            placement = Placement(worked_on, roots, shared)
+            groups = fuse(placement, threads)
         program = Program(first_scratch=len(placement.slots))
-        lowering = Lowering(placement, program, library)
-        groups = fuse(placement, backend.num_threads())
+        lowering = Lowering(placement, program, library, threads)
         for group in groups:
             lowering.lower(group)
         # What each kernel ranges over. The groups' nodes are not kept: they hold values.

@@ -12,11 +12,10 @@ from minigrad.backend.cpu.driver import num_threads
 from minigrad.backend.cpu.expressions import cast
 from minigrad.backend.cpu.loop_emitter import Emitter, accumulated, initial, wide
 from minigrad.backend.launch import Pointer, Program
-from minigrad.backend.loopnest import LEAVES, LoopNest, Reduction
+from minigrad.backend.loopnest import LEAST_RUN, LEAVES, LoopNest, Reduction
 from minigrad.dtype import DType
 
 LANE_BLOCK = 8192  # elements of the innermost axis that one iteration handles
-LEAST_BLOCK = 64
 # Rows that are summed in float32 before they are added up in float64: as many as a lane of a row in
 # row_loops.py adds up. Updating a float64 sum for each element takes three times as long.
 ROWS = 64
@@ -31,7 +30,7 @@ class LaneLoops(Emitter):
         self.rows = prod(nest.shape[a] for a in self.kept if a != self.lane)
         self.block = min(length, LANE_BLOCK)
         if self.rows < num_threads():  # leave something for every thread
-            self.block = min(self.block, max(-(-length // num_threads()), LEAST_BLOCK))
+            self.block = min(self.block, max(-(-length // num_threads()), LEAST_RUN))
         self.blocks = -(-length // self.block)
         self.outer = self.rows * self.blocks
         self.arrays: dict[object, int] = {}  # accumulator or lane value -> scratch array number
