@@ -145,15 +145,22 @@ def computed(node: Node) -> bool:
     return node.storage is not None
 
 
+def planned(wanted: Sequence[Node]) -> tuple[Plan, list[Node]]:
+    """The plan that computes nodes and all that is worth keeping on the way, and its graph.
+
+    At least one of them has no value yet.
+    """
+    wanted = list(dict.fromkeys(n for n in wanted if n.storage is None))
+    nodes = topological(wanted, stop=computed)
+    return plan_for(nodes, _worth_keeping(nodes, wanted)), nodes
+
+
 def run_graph(wanted: Sequence[Node]) -> None:
     """Compute nodes and all that is worth keeping on the way; sets their storage."""
     with _lock:
-        wanted = list(dict.fromkeys(n for n in wanted if n.storage is None))
-        if not wanted:
+        if all(map(computed, wanted)):
             return
-        nodes = topological(wanted, stop=computed)
-        kept = _worth_keeping(nodes, wanted)
-        plan = plan_for(nodes, kept)
+        plan, nodes = planned(wanted)
         buffers = plan.run([nodes[p].storage for p in plan.inputs], plan.constant_values(nodes))
         for position, slot in plan.outputs:
             nodes[position].storage = buffers[slot]
