@@ -9,10 +9,10 @@ import itertools
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from minigrad import graph
-from minigrad.config import config
+from minigrad.config import STRICT, config
 from minigrad.device import as_device, backend_of
 from minigrad.errors import AnomalyError
 from minigrad.graph import Node, const_value
@@ -118,18 +118,26 @@ def synchronize(device: Any = None) -> None:
 class rewrites(ContextDecorator):
     """Switch algebraic simplification off or on for what is computed inside: `rewrites(False)`.
 
-    Values agree with it and without to the rounding of the dtype; see `minigrad.rewrite`.
-    `MINIGRAD_REWRITE=0` switches it off for a process. Never on in `eager` and `detect_anomaly`.
+    Values agree with it and without to the rounding of the dtype, wherever those without are
+    finite; see `minigrad.rewrite`. With "strict" that is so for NaN and infinities, too: x - x,
+    0 * x, x / x and sqrt(x)^2 are computed as written, at the price of one reduction in a
+    BatchNorm's backward. `MINIGRAD_REWRITE=0` switches rewriting off for a process, 2 makes it
+    strict. Never on in `eager` and `detect_anomaly`.
+
+    Raises:
+        ValueError: `on` is something else.
     """
 
-    def __init__(self, on: bool = True):
-        self.on = on
-        self._previous: list[bool] = []
+    def __init__(self, on: bool | Literal["strict"] = True):
+        if on not in (True, False, "strict"):
+            raise ValueError(f"rewrites: expected True, False or 'strict', got {on!r}.")
+        self.level = STRICT if on == "strict" else int(on)
+        self._previous: list[int] = []
 
     def __enter__(self) -> None:
         """Switch."""
         self._previous.append(config.rewrite)
-        config.rewrite = self.on
+        config.rewrite = self.level
 
     def __exit__(self, *exception: object) -> None:
         """Put the mode back as it was."""

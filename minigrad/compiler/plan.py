@@ -13,10 +13,10 @@ from minigrad.compiler import memory
 from minigrad.compiler.fuse import fuse
 from minigrad.compiler.lower import Lowering
 from minigrad.compiler.materialize import Placement
-from minigrad.config import config
+from minigrad.config import STRICT, config
 from minigrad.device import backend_of
 from minigrad.graph import Node, const_op, const_value, topological
-from minigrad.rewrite import simplify
+from minigrad.rewrite import HIDING, simplify
 
 MOST_PLANS = 256
 
@@ -39,7 +39,7 @@ class Plan:
         library = backend.library()
         roots, worked_on = wanted, nodes
         if rewriting():
-            roots = simplify(wanted)
+            roots = simplify(wanted, off=HIDING if rewriting() == STRICT else ())
             worked_on = topological(roots, stop=computed)
         placement = Placement(worked_on, roots)
         program = Program(first_scratch=len(placement.slots))
@@ -100,7 +100,7 @@ def structure(nodes: Sequence[Node], wanted: Sequence[Node]) -> Any:
     Constants are arguments of a plan, unless the algebra may have worked with them; it also looks
     at which nodes were built for a derivative.
     """
-    exact = rewriting()
+    level = rewriting()
     number: dict[int, int] = {}
     parts: list[Any] = []
     for i, n in enumerate(nodes):
@@ -109,19 +109,19 @@ def structure(nodes: Sequence[Node], wanted: Sequence[Node]) -> Any:
             parts.append((n.dtype.name, n.shape))
         elif n.op is const_op:
             # (repr: 0.0 is not -0.0, and NaN is itself)
-            parts.append((n.dtype.name, repr(n.attrs["value"])) if exact else n.dtype.name)
+            parts.append((n.dtype.name, repr(n.attrs["value"])) if level else n.dtype.name)
         else:
             inputs = tuple([number[m.id] for m in n.inputs])
             attrs = () if n.op.name == "variable" else tuple(n.attrs.values())
             parts.append((n.op.name, n.dtype.name, inputs, attrs))
-    derived = tuple([n.order > 0 for n in nodes]) if exact else None
+    derived = tuple([n.order > 0 for n in nodes]) if level else None
     places = tuple([number[n.id] for n in wanted])
-    return str(nodes[0].device), tuple(parts), places, derived
+    return str(nodes[0].device), tuple(parts), places, derived, level
 
 
-def rewriting() -> bool:
-    """Whether graphs are simplified: not op by op, under `eager` or `detect_anomaly`."""
-    return config.rewrite and graph.on_build is None
+def rewriting() -> int:
+    """How graphs are simplified, as `config.rewrite`: not at all op by op, as `eager` does."""
+    return 0 if graph.on_build is not None else config.rewrite
 
 
 def plan_for(nodes: Sequence[Node], wanted: Sequence[Node]) -> Plan:
