@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -64,6 +65,44 @@ def test_its_backward_comes_along_and_reads_x_and_g_once():
     # Kept for later: the sums behind the mean and the variance, 8 floats each.
     assert found.outputs == 2 * FULL + 4 * 32
     assert found.compulsory <= found.bytes_read + found.bytes_written < 1.01 * found.compulsory
+
+
+def image_norm(f: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], int, tuple[int, ...]]:
+    return f, 8, IMAGES
+
+
+# By function: how often the kernels of its forward, of forward and backward, and of both with the
+# derivative of <u, dx> run over arrays of the size of x, all launches together. At most.
+PASSES: dict[str, tuple[tuple[Callable[..., Tensor], int, tuple[int, ...]], tuple[int, ...]]] = {
+    "batch_norm": (
+        image_norm(lambda x, g, b: nn.batch_norm(x, None, None, g, b, training=True)), (3, 4, 5),
+    ),
+    "instance_norm": (
+        image_norm(lambda x, g, b: nn.instance_norm(x, None, None, g, b)), (3, 4, 6),
+    ),
+    "group_norm": (image_norm(lambda x, g, b: nn.group_norm(x, 2, g, b)), (3, 5, 6)),
+    "layer_norm": ((lambda x, g, b: nn.layer_norm(x, 96, g, b), 96, (256, 96)), (3, 4, 5)),
+    "rms_norm": ((lambda x, g, b: nn.rms_norm(x, 96, g) + b, 96, (256, 96)), (2, 3, 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_passes_over_the_data(name):
+    (f, channels, shape), most = PASSES[name]
+    x, g, u = normal(*shape, grad=True), normal(*shape), normal(*shape)
+    weight, bias = normal(channels, grad=True), normal(channels, grad=True)
+
+    def passes(*roots: Tensor) -> int:
+        nbytes = [
+            (k.passes, [*k.reads.values(), *k.writes.values()]) for k in study.kernels(*roots)
+        ]
+        return sum(n for n, arrays in nbytes if max(arrays) == 4 * x.size)
+
+    y = nn.relu(f(x, weight, bias))
+    first = mg.gradients([y], [x, weight, bias], [g], create_graph=True)
+    second = mg.gradients(first[:1], [x, weight], [u])
+    found = passes(y), passes(y, *first), passes(y, *first, *second)
+    assert all(a <= b for a, b in zip(found, most, strict=True)), found
 
 
 def test_a_matrix_product():

@@ -231,7 +231,10 @@ def open_(a: Simplifier, s: Sum) -> Parts | None:
 
 @rule("one sum", "sum over A of (sum over B) = sum over A and B")
 def one_sum(a: Simplifier, s: Sum) -> Parts | None:
-    """Where every factor varies along all of A and B, so that "split" cannot apply again."""
+    """Where every factor varies along all of A and B, so that "split" cannot apply again.
+
+    Changes the order of addition.
+    """
     inner = _alone(s, a.reduced)
     if inner is None:
         return None
