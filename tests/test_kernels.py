@@ -230,7 +230,7 @@ def test_all_kinds_of_kernels_say_what_they_read_and_write():
         assert {o.slot for o in call.reads} <= known, call
         assert call.writes
         known |= {o.slot for o in call.writes}
-    assert set(plan.fresh) <= known
+    assert plan.slots.keys() <= known
 
 
 def test_the_table():

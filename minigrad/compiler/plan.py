@@ -52,6 +52,10 @@ class Plan:
         position = {n.id: i for i, n in enumerate(nodes)}
         self.program = program
         self.inputs = [position[n.id] for n in placement.inputs]
+        # Slots of inputs and outputs -> positions of the nodes that they hold.
+        self.slots = dict(enumerate(self.inputs))
+        for node, root in zip(wanted, roots, strict=True):
+            self.slots.setdefault(placement.slots[placement.base(root).id], position[node.id])
         self._const_values = [n.attrs["value"] for n in lowering.constants]
         self.constants = [position.get(n.id, -1) for n in lowering.constants]
         input_slots = len(placement.inputs)

@@ -164,9 +164,8 @@ def kernels(
     wanted = [t.node for t in tensors if isinstance(t, Handle)]
     plans += [(p, _named(p, nodes, called)) for p, nodes in execution.plans(wanted)]
     listed = [k for plan, slots in plans for k in _listed(plan, slots)]
-    inputs = sum(_inputs_read(plan) for plan, _ in plans)
-    outputs = sum(sum(plan.fresh.values()) for plan, _ in plans)
-    return Kernels(listed, inputs, outputs)
+    moved = [_compulsory(plan) for plan, _ in plans]
+    return Kernels(listed, sum(read for read, _ in moved), sum(written for _, written in moved))
 
 
 def _recorded(function: Any) -> Plan:
@@ -186,15 +185,14 @@ def _recorded(function: Any) -> Plan:
 
 def _named(plan: Plan, nodes: Sequence[Node], called: Mapping[int, str]) -> dict[int, str]:
     """Slot -> name, where a named node is an input or an output."""
-    slots = [*enumerate(plan.inputs), *((slot, position) for position, slot in plan.outputs)]
-    return {s: called[nodes[p].id] for s, p in slots if nodes[p].id in called}
+    return {s: called[nodes[p].id] for s, p in plan.slots.items() if nodes[p].id in called}
 
 
 def _listed(plan: Plan, named: Mapping[int, str]) -> Iterator[Kernel]:
     program = plan.program
 
     def name(slot: int) -> str:
-        kind = "in" if slot < len(plan.inputs) else "out" if slot in plan.fresh else "t"
+        kind = "in" if slot < len(plan.inputs) else "out" if slot in plan.slots else "t"
         return named.get(slot, f"{kind}{slot}")
 
     def arrays(operands: Sequence[Operand]) -> dict[str, int]:
@@ -215,10 +213,13 @@ def _listed(plan: Plan, named: Mapping[int, str]) -> Iterator[Kernel]:
         )
 
 
-def _inputs_read(plan: Plan) -> int:
-    """Bytes of the plan's inputs that its kernels read, each element once."""
-    read = _bytes([o for call in plan.program.calls for o in call.reads])
-    return sum(n for slot, n in read.items() if slot < len(plan.inputs))
+def _compulsory(plan: Plan) -> tuple[int, int]:
+    """Bytes of the plan's inputs that are read, and of its outputs, each element once."""
+    calls = plan.program.calls
+    read = _bytes([o for call in calls for o in call.reads])
+    written = _bytes([o for call in calls for o in call.writes])
+    inputs = sum(n for slot, n in read.items() if slot < len(plan.inputs))
+    return inputs, sum(n for slot, n in written.items() if slot in plan.slots)
 
 
 def _bytes(operands: Sequence[Operand]) -> dict[int, int]:
