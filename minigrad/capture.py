@@ -78,7 +78,14 @@ def compile(function: Callable[..., Any]) -> Callable[..., Any]:
                 return recorder.results()
         return step.replay(_tensors(leaves))
 
+    run.steps = steps  # pyright: ignore[reportAttributeAccessIssue]
     return run
+
+
+def recorded_plan(function: Callable[..., Any]) -> Plan | None:
+    """The plan of a compiled function, of the newest signature that was recorded, or None."""
+    steps = [step for step in getattr(function, "steps", {}).values() if step is not None]
+    return steps[-1].plan if steps else None
 
 
 def _say(function: Callable[..., Any], text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+STRICT = 2  # the level of `rewrite` that keeps every NaN
 _NAMES = ("DEBUG", "CHECK", "DEVICE", "CACHE_DIR", "NUM_THREADS", "REWRITE", "DATA")
 
 
@@ -17,7 +18,7 @@ class Config:
     MINIGRAD_DEVICE: the default device.
     MINIGRAD_CACHE_DIR: where compiled kernels are kept (default: the user's cache directory).
     MINIGRAD_NUM_THREADS: threads of the CPU backend (default: the cores this process may use).
-    MINIGRAD_REWRITE: 0 switches algebraic rewriting off.
+    MINIGRAD_REWRITE: algebraic rewriting: 0 none, 1 all rules, 2 strict (none that hide a NaN).
     MINIGRAD_DATA: a folder with the full data sets, for the tests that want them.
     """
 
@@ -26,7 +27,7 @@ class Config:
     device: str | None = None
     cache_dir: str | None = None
     num_threads: int | None = None
-    rewrite: bool = True
+    rewrite: int = 1
     data: str | None = None
 
 
@@ -51,7 +52,7 @@ def read_environment() -> Config:
         device=os.environ.get("MINIGRAD_DEVICE") or None,
         cache_dir=os.environ.get("MINIGRAD_CACHE_DIR") or None,
         num_threads=_integer("MINIGRAD_NUM_THREADS", 0) or None,
-        rewrite=bool(_integer("MINIGRAD_REWRITE", 1)),
+        rewrite=_integer("MINIGRAD_REWRITE", 1),
         data=os.environ.get("MINIGRAD_DATA") or None,
     )
 

@@ -9,14 +9,17 @@ import itertools
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from minigrad import graph
-from minigrad.config import config
+from minigrad.config import STRICT, config
 from minigrad.device import as_device, backend_of
 from minigrad.errors import AnomalyError
 from minigrad.graph import Node, const_value
 from minigrad.handle import Handle
+
+if TYPE_CHECKING:
+    from minigrad.compiler.plan import Plan
 
 # Tensors that were assigned and not computed yet (running statistics): the next computation takes
 # them along, in the same pass over the data. See layers' [Note: buffer updates].
@@ -53,17 +56,30 @@ def compute(nodes: Sequence[Node]) -> None:
 
     if on_observe is not None:
         on_observe(nodes)
-    pending = [n for n in nodes if n.storage is None]
-    if not pending:
-        return
-    if on_observe is None and pending_updates:
-        pending += [t.node for t in pending_updates.values()]
+    groups = _waiting(nodes)
+    if groups and on_observe is None:
         pending_updates.clear()
+    for group in groups:
+        run_graph(group)
+
+
+def plans(nodes: Sequence[Node]) -> list[tuple[Plan, list[Node]]]:
+    """What `compute` would run, compiled but not run: plans and the graphs they are for."""
+    from minigrad.compiler.plan import planned
+
+    return [planned(group) for group in _waiting(nodes)]
+
+
+def _waiting(nodes: Sequence[Node]) -> list[list[Node]]:
+    """By device, the nodes without a value and the updates that are computed with them."""
+    pending = [n for n in nodes if n.storage is None]
+    if pending and on_observe is None:
+        updated = [t.node for t in pending_updates.values()]
+        pending += [n for n in updated if n.storage is None]
     by_device: dict[Any, list[Node]] = {}
     for n in pending:
         by_device.setdefault(n.device, []).append(n)
-    for group in by_device.values():
-        run_graph(group)
+    return list(by_device.values())
 
 
 def evaluate(*tensors: Handle) -> None:
@@ -102,18 +118,26 @@ def synchronize(device: Any = None) -> None:
 class rewrites(ContextDecorator):
     """Switch algebraic simplification off or on for what is computed inside: `rewrites(False)`.
 
-    Values agree with it and without to the rounding of the dtype; see `minigrad.rewrite`.
-    `MINIGRAD_REWRITE=0` switches it off for a process. Never on in `eager` and `detect_anomaly`.
+    Values agree with it and without to the rounding of the dtype, wherever those without are
+    finite; see `minigrad.rewrite`. With "strict" that is so for NaN and infinities, too: x - x,
+    0 * x, x / x and sqrt(x)^2 are computed as written, at the price of one reduction in a
+    BatchNorm's backward. `MINIGRAD_REWRITE=0` switches rewriting off for a process, 2 makes it
+    strict. Never on in `eager` and `detect_anomaly`.
+
+    Raises:
+        ValueError: `on` is something else.
     """
 
-    def __init__(self, on: bool = True):
-        self.on = on
-        self._previous: list[bool] = []
+    def __init__(self, on: bool | Literal["strict"] = True):
+        if on not in (True, False, "strict"):
+            raise ValueError(f"rewrites: expected True, False or 'strict', got {on!r}.")
+        self.level = STRICT if on == "strict" else int(on)
+        self._previous: list[int] = []
 
     def __enter__(self) -> None:
         """Switch."""
         self._previous.append(config.rewrite)
-        config.rewrite = self.on
+        config.rewrite = self.level
 
     def __exit__(self, *exception: object) -> None:
         """Put the mode back as it was."""

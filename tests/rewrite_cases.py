@@ -159,17 +159,34 @@ def bn_divided(extra: float = 0.0) -> Case:
     )
 
 
-def bias_norm(axes: Any, groups: int = 0) -> Case:
+def bias_norm(axes: Any) -> Case:
     """A bias before a normalization; its gradient comes last."""
     L = Leaves()
     x, gamma, beta, b = L(*IMAGE), L.channels(3), L.channels(3), L.channels(3)
     return backward(L, gamma * normalized(x + b, axes) + beta, [x, gamma, beta, b])
 
 
+def bias_gn() -> Case:
+    """As `bias_norm`, with groups of two channels."""
+    L = Leaves()
+    x, b, gamma, beta = L(2, 4, 2, 2), *(L.channels(4) for _ in range(3))
+    xhat = normalized(mg.reshape(x + b, (2, 2, 2, 2, 2)), (2, 3, 4))
+    return backward(L, gamma * mg.reshape(xhat, x.shape) + beta, [x, gamma, beta, b])
+
+
 def bn_scale() -> Case:
     L = Leaves()
     x, gamma, beta, s, t = L(*IMAGE), *(L.channels(3) for _ in range(4))
     return backward(L, s * (gamma * normalized(x, BN) + beta) + t, [x, gamma, beta, s, t])
+
+
+def caffe_bn_scale() -> Case:
+    """Caffe's two layers: a root and a division without affine; then scale and bias."""
+    L = Leaves()
+    x, s, t = L(*IMAGE), L.channels(3), L.channels(3)
+    c, v = shared(x, BN)
+    xhat = c / mg.broadcast_to((v + EPS) ** 0.5, x.shape)
+    return backward(L, s * xhat + t, [x, s, t])
 
 
 def bn_relu(residual: bool = False) -> Case:
@@ -195,7 +212,7 @@ def bn_eval(parameters: bool = True) -> Case:
     return backward(L, y, [x, gamma, beta] if parameters else [x])
 
 
-def renorm(offset: bool = True) -> Case:
+def renorm(offset: bool = True, order: int = 1) -> Case:
     L = Leaves()
     x, gamma, beta, m, s = L(*IMAGE), *(L.channels(3) for _ in range(4))
     c, v = shared(x, BN)
@@ -203,7 +220,8 @@ def renorm(offset: bool = True) -> Case:
     r = mg.stop_gradient(mg.clip(deviation / s, 1 / 1.1, 1.1))
     d = mg.stop_gradient(mg.clip((mean(x, BN) - m) / s, -0.25, 0.25))
     y = gamma * (c / deviation * r + d) + beta
-    return backward(L, y, [x, gamma, beta] if offset else [x, gamma])
+    inputs = [x, gamma, beta] if offset else [x, gamma]
+    return backward(L, y, inputs) if order == 1 else twice(L, y, inputs)
 
 
 def bn_mean_only() -> Case:
@@ -242,10 +260,11 @@ def rms() -> Case:
     return backward(L, gamma * (x * mg.rsqrt(mean(x * x, ROW) + EPS)), [x, gamma])
 
 
-def weight_norm() -> Case:
+def weight_norm(order: int = 1) -> Case:
     L = Leaves()
     v, scale = L(*TABLE), L(TABLE[0], 1)
-    return backward(L, scale * v / mg.sqrt(total(v * v, ROW)), [v, scale])
+    w = scale * v / mg.sqrt(total(v * v, ROW))
+    return backward(L, w, [v, scale]) if order == 1 else twice(L, w, [v, scale])
 
 
 def weight_standardization() -> Case:
@@ -335,11 +354,16 @@ def bn_with_running_statistics() -> Case:
     return [*forward, *nodes(updated)], gradients
 
 
-def layer(f: Callable[..., Tensor], *sizes: tuple[int, ...], x: tuple[int, ...] = IMAGE) -> Case:
+def layer(
+    f: Callable[..., Tensor],
+    *sizes: tuple[int, ...],
+    x: tuple[int, ...] | None = None,
+    order: int = 1,
+) -> Case:
     """A function of `minigrad.nn` with parameters of the given shapes."""
     L = Leaves()
-    inputs = [L(*x), *(L(*s, low=0.5) for s in sizes)]
-    return backward(L, f(*inputs), inputs)
+    inputs = [L(*(x or IMAGE)), *(L(*s, low=0.5) for s in sizes)]
+    return (backward if order == 1 else twice)(L, f(*inputs), inputs)
 
 
 def chain(depth: int, activation: Callable[[Tensor], Tensor] | None = None) -> Case:

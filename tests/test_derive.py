@@ -9,16 +9,19 @@ import pytest
 from rewrite_cases import BN, EPS, Leaves, mean, total
 
 import minigrad as mg
+from examples.batchnorm_by_hand import training_closed_form
 from minigrad import Tensor, nn, study
 from minigrad.study.notation import Tree, parse, to_latex, to_mathml
 
 SHAPE = (4, 3, 2, 2)  # m = 16
 
 
-def batch_norm() -> dict[str, Tensor]:
+def batch_norm(leaves: dict[str, Any] | None = None) -> dict[str, Tensor]:
     """BN by its formula, with a name for each value; `P` is one that the gradient will meet."""
     L = Leaves()
-    x, g, gamma, beta = L(*SHAPE), L(*SHAPE), L.channels(3), L.channels(3)
+    if leaves is None:
+        leaves = {"x": L(*SHAPE), "g": L(*SHAPE), "gamma": L.channels(3), "beta": L.channels(3)}
+    x, g, gamma, beta = (leaves[name] for name in ("x", "g", "gamma", "beta"))
     mu = mean(x, BN)
     c = x - mu
     v = mean(c * c, BN)
@@ -189,6 +192,35 @@ def test_the_closed_form_is_the_textbooks():
         assert_equal(evaluate(parse(expression), known | letters), automatic, "as computed")
 
 
+def test_the_closed_form_is_the_one_derived_by_hand():
+    """dx = gamma rho / m (m g - sum(g) - xhat sum(g xhat)), as printed in textbooks since 2015."""
+    named = batch_norm()
+    d = derived(named)
+    x, gamma, g = named["x"], named["gamma"], named["g"]
+    by_hand = training_closed_form(x, gamma.reshape(3), g, EPS)
+    with mg.rewrites(False):
+        known = values(named, d)
+        for name, right in by_hand._asdict().items():
+            formula = evaluate(parse(d.closed[name]), known)
+            assert_equal(formula, right if name == "dx" else right.reshape((1, 3, 1, 1)), name)
+
+
+def test_the_text_does_not_depend_on_what_was_built_before():
+    first = derived(batch_norm()).text()
+    alive = batch_norm()  # the same and parts of it, computed or not, and still there
+    mg.evaluate(alive["xhat"], alive["P"])
+    dx = mg.gradients(alive["y"], alive["x"], alive["g"])
+    again = derived(alive)
+    assert derived(batch_norm()).text() == again.text() == first
+    mg.evaluate(dx)
+    for order in (["x", "g", "beta", "gamma"], ["gamma", "beta", "x", "g"]):
+        made = dict.fromkeys(order)  # leaves with other ids than usual
+        L = Leaves(7)
+        for name in order:
+            made[name] = L.channels(3) if name in ("gamma", "beta") else L(*SHAPE)
+        assert derived(batch_norm(made)).text() == first
+
+
 def test_names_are_the_callers_by_default():
     L = Leaves()
     x, weight, bias = L(*SHAPE), L.channels(3), L.channels(3)
@@ -232,7 +264,7 @@ def test_layers_can_be_derived():
 def test_latex_and_html_have_every_step(tmp_path):
     d = derived(batch_norm())
     latex = d.latex()
-    assert latex.count("\\begin{align*}") == latex.count("\\end{align*}") == 5
+    assert latex.count("\\begin{align*}") == latex.count("\\end{align*}") == 6
     assert latex.count("\\to") == len(d.steps)
     assert r"\gamma \rho \left(g - \frac{\mathrm{d}\beta}{m}" in latex
     path = tmp_path / "derivation.html"
@@ -243,12 +275,32 @@ def test_latex_and_html_have_every_step(tmp_path):
         assert len(re.findall(f"<{tag}[ >]", page)) == page.count(f"</{tag}>")
 
 
+def test_the_latex_can_be_typeset():
+    """By matplotlib's own reader of LaTeX's mathematics, cell by cell."""
+    mathtext = pytest.importorskip("matplotlib.mathtext")
+    reader = mathtext.MathTextParser("path")
+    L = Leaves()
+    x, weight_of_y, b1 = L(4, 5), L(5), L(5)
+    y = nn.layer_norm(x, 5, weight_of_y, b1)
+    for d in (derived(batch_norm()), study.derive(y, [x, weight_of_y, b1])):
+        rows = [line for line in d.latex().splitlines() if line.startswith("  ")]
+        cells = [cell.strip() for row in rows for cell in row.removesuffix(" \\\\").split("&")]
+        assert len(cells) > 30
+        for cell in filter(None, cells):
+            reader.parse(f"${cell}$")  # raises where it cannot
+        assert all(cell.count("{") == cell.count("}") for cell in cells)
+
+
 @pytest.mark.parametrize(
     ("text", "latex"),
     [
         ("a - (b - c)", r"a - \left(b - c\right)"),
         ("-a*b/(2*m)", r"-\frac{a b}{2 m}"),
         ("x^(3/2)*2", r"{x}^{\frac{3}{2}} \cdot 2"),
+        ("a + (-b)", r"a + \left(-b\right)"),
+        ("sum(-a) - (-b)", r"\sum \left(-a\right) - \left(-b\right)"),
+        ("sum(a)*b", r"\left(\sum a\right) b"),
+        ("(a*b)^2", r"{\left(a b\right)}^{2}"),
         ("sum[0,2](g*xhat)", r"\sum_{0,2} g \hat{x}"),
         ("sqrt(v + 1e-05)", r"\sqrt{v + 1 \cdot 10^{-05}}".replace("-05", "-5")),
         ("d_rho*running_mean", r"\bar{\rho} \mathrm{running\_mean}"),

@@ -14,10 +14,10 @@ from rewrite_cases import Leaves
 from minigrad import ops
 from minigrad.autodiff import gradients
 from minigrad.graph import Node, like, topological
-from minigrad.rewrite import RULES, cost, simplify
+from minigrad.rewrite import HIDING, RULES, cost, simplify
 
 SEEDS = int(os.environ.get("REWRITE_SEEDS", "150"))
-SWITCHES = [*RULES, "collect", "multiply out", "views", "nested sums"]
+SWITCHES = [*RULES, "collect", "multiply out", "views", "nested sums", *HIDING]
 
 
 class Builder:

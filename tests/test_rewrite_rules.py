@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 
 import pytest
 import reference
@@ -14,13 +15,16 @@ from minigrad.device import cpu
 from minigrad.dtype import float64, int64
 from minigrad.graph import Node, const, iota, topological
 from minigrad.ops.control import variable
-from minigrad.rewrite import RULES, STATEMENTS, Sum
-from minigrad.rewrite.rules import by_coefficient
+from minigrad.rewrite import RULES, STATEMENTS, Sum, simplify
+from minigrad.rewrite.nest import nested
+from minigrad.rewrite.rules import Parts, by_coefficient
 from minigrad.rewrite.table import Table
-from minigrad.rewrite.terms import ONE, Terms, key_of, meant, ratio, times
-from minigrad.rewrite.walk import Simplifier
+from minigrad.rewrite.terms import MOST_FACTORS, ONE, Terms, key_of, meant, ratio, times
+from minigrad.rewrite.views import refine
+from minigrad.rewrite.walk import MOST_NESTED, Simplifier
 
 FULL = (4, 3, 2)
+Both = tuple[list[float], Terms]  # the left side's values, and the right side
 
 
 class Region:
@@ -136,7 +140,8 @@ def test_every_rule_has_an_example_a_statement_and_its_consequence():
         assert rule.__doc__, name
 
 
-def applied(name: str) -> tuple[list[float], list[float]]:
+def applied(name: str) -> tuple[Region, Sum, Parts]:
+    """A rule, applied to its example."""
     r = Region()
     s = EXAMPLES[name](r)
     r.algebra.top = 0b111
@@ -148,22 +153,237 @@ def applied(name: str) -> tuple[list[float], list[float]]:
         r.algebra.if_affordable = lambda s, parts, most=None: parts  # type: ignore[method-assign]
     parts = RULES[name](r.algebra, s)
     assert parts is not None, "the rule does not apply"
-    return r.added(s), r.combined(parts)
+    return r, s, parts
+
+
+def wrong(p: Terms) -> Iterator[Terms]:
+    """Terms in which one coefficient is wrong by a thousandth."""
+    for m, k in p.items():
+        yield {**p, m: 1.001 * float(k)}
+
+
+def wrong_parts(parts: Parts) -> Iterator[Parts]:
+    """What a rule gives, with one coefficient anywhere wrong by a thousandth."""
+    for i, (k, inner) in enumerate(parts):
+        before, after = parts[:i], parts[i + 1 :]
+        yield from ([*before, (other, inner), *after] for other in wrong(k))
+        if inner is not None:
+            yield from ([*before, (k, inner.of(other)), *after] for other in wrong(inner.terms))
+
+
+def equal(left: list[float], right: list[float]) -> bool:
+    scale = max(map(abs, left))
+    return max(abs(a - b) for a, b in zip(left, right, strict=True)) < 1e-12 * scale
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_both_sides_are_equal(name):
-    left, right = applied(name)
-    scale = max(map(abs, left))
-    assert max(abs(a - b) for a, b in zip(left, right, strict=True)) < 1e-12 * scale
+    r, s, parts = applied(name)
+    assert equal(r.added(s), r.combined(parts))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_a_side_that_is_wrong_by_a_thousandth_is_noticed(name):
-    left, right = applied(name)
-    scale = max(map(abs, left))
-    wrong = [1.001 * b for b in right]
-    assert max(abs(a - b) for a, b in zip(left, wrong, strict=True)) > 1e-12 * scale
+def test_a_rule_that_is_wrong_by_a_thousandth_is_noticed(name):
+    r, s, parts = applied(name)
+    left = r.added(s)
+    for mutant in wrong_parts(parts):
+        assert not equal(left, r.combined(mutant)), mutant
+
+
+# Arithmetic of terms: what the algebra gives, and the same by numbers.
+
+
+def numbers(r: Region, p: Terms) -> list[float]:
+    """Terms without any algebra: each symbol's node, powers, products and sums of floats."""
+    out = [0.0] * 24
+    for m, k in p.items():
+        product = [float(k)] * 24
+        for symbol, e in m:
+            values = evaluate(r.table.expand(r.algebra.node[symbol], FULL))
+            product = [a * v**e for a, v in zip(product, values, strict=True)]
+        out = [o + v for o, v in zip(out, product, strict=True)]
+    return out
+
+
+def added(*sides: list[float]) -> list[float]:
+    return [math.fsum(v) for v in zip(*sides, strict=True)]
+
+
+def multiplied(a: list[float], b: list[float]) -> list[float]:
+    return [x * y for x, y in zip(a, b, strict=True)]
+
+
+def powers(r: Region) -> Both:
+    x, y = r.leaf(*FULL), r.leaf(1, 3, 1)
+    a, b = ((x, 3), (y, -0.5)), ((x, -1), (y, -1))
+    return multiplied(numbers(r, {a: 1}), numbers(r, {b: 1})), {times(a, b): 1}
+
+
+def like_terms(r: Region) -> Both:
+    x, y = r.leaf(*FULL), r.leaf(*FULL)
+    p, q = {**single(x, k=2), **single(y)}, {**single(x, k=-5), **single(y, k=0.25)}
+    return added(numbers(r, p), numbers(r, q)), r.algebra.add(p, q)
+
+
+def multiply_out(r: Region) -> Both:
+    x, y, k = r.leaf(*FULL), r.leaf(*FULL), r.leaf(1, 3, 1)
+    p, q = {**single(x, k=2), **single(y, k=3)}, {**single(k, k=5), (): 7}
+    return multiplied(numbers(r, p), numbers(r, q)), r.algebra.mul(p, q)
+
+
+def kept_whole(r: Region) -> Both:
+    """A product of full-size sums: common factors and leading numbers outside."""
+    x, y, z = r.leaf(*FULL), r.leaf(*FULL), r.leaf(*FULL)
+    p, q = {**single(x, y, k=2), **single(y, k=3)}, {**single(x, k=-4), **single(z)}
+    return multiplied(numbers(r, p), numbers(r, q)), r.algebra.mul(p, q)
+
+
+def collect(r: Region) -> Both:
+    x, k, a = r.leaf(*FULL), r.leaf(1, 3, 1), r.leaf(1, 3, 1)
+    r.kept({**single(x), **single(k, k=-2)})
+    p = {**single(a, x, k=3), **single(a, k, k=-6)}
+    return numbers(r, p), r.algebra.collect(p)
+
+
+def collect_difference(r: Region) -> Both:
+    x, k = r.leaf(*FULL), r.leaf(1, 3, 1)
+    whole = r.kept({**single(x, k=2), **single(k)})
+    p = {**single(whole, k=3), **single(k, k=-3)}
+    return numbers(r, p), r.algebra.collect(p)
+
+
+def cancelled_terms(r: Region) -> Both:
+    x, y = r.leaf(*FULL), r.leaf(*FULL)
+    p, q = {**single(x, k=2), **single(y)}, single(x, k=-2)
+    return added(numbers(r, p), numbers(r, q)), r.algebra.add(p, q)
+
+
+def product_with_zero(r: Region) -> Both:
+    x = r.leaf(*FULL)
+    return [0.0 * v for v in numbers(r, single(x))], r.algebra.mul(single(x), {})
+
+
+def cancelled_powers(r: Region) -> Both:
+    x, y = r.leaf(*FULL), r.leaf(*FULL)
+    a, b = {((x, 1), (y, 2)): 3}, {((x, -1), (y, -1)): 1}
+    return multiplied(numbers(r, a), numbers(r, b)), r.algebra.mul(a, b)
+
+
+def power_of_a_root(r: Region) -> Both:
+    x = r.leaf(*FULL)
+    root = r.algebra.power(single(x), 0.5)
+    return [math.sqrt(v) ** 2 for v in numbers(r, single(x))], r.algebra.power(root, 2)
+
+
+def fold(r: Region) -> Both:
+    """A long coefficient and many terms become named values."""
+    x, small = r.leaf(*FULL), [r.leaf(1, 3, 1) for _ in range(MOST_FACTORS + 2)]
+    p = {**single(x, *small, k=2), **{k: v for i in small for k, v in single(x, i).items()}}
+    out = r.algebra.fold(p)
+    assert len(out) < len(p)
+    return numbers(r, p), out
+
+
+ARITHMETIC: dict[str, Callable[[Region], Both]] = {
+    "powers": powers, "like terms": like_terms, "multiply out": multiply_out,
+    "multiply out: kept whole": kept_whole, "collect": collect,
+    "collect: a difference": collect_difference, "fold": fold,
+    "cancelled terms": cancelled_terms, "product with zero": product_with_zero,
+    "cancelled powers": cancelled_powers, "power of a root": power_of_a_root,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARITHMETIC)
+def test_arithmetic_of_terms(name):
+    r = Region()
+    r.algebra.top = 0b111
+    left, right = ARITHMETIC[name](r)
+    if not right:
+        assert not any(left)
+        return
+    assert equal(left, numbers(r, right))
+    assert equal(left, r.value(right)), "as nodes"
+    for mutant in wrong(right):
+        assert not equal(left, numbers(r, mutant)), mutant
+
+
+def test_every_statement_has_a_test_that_evaluates_it():
+    on_graphs = {"views", "nested sums", "same value"}
+    assert STATEMENTS.keys() == EXAMPLES.keys() | on_graphs | {
+        name for name in ARITHMETIC if name in STATEMENTS
+    }
+
+
+# Rules on graphs.
+
+
+def sums(roots: list[Node]) -> list[tuple[int, ...]]:
+    """The shapes that reductions read, the largest first."""
+    found = [n.inputs[0].shape for n in topological(roots) if n.op is ops.sum_]
+    return sorted(found, key=math.prod, reverse=True)
+
+
+def test_same_value():
+    a, b = (Leaves(k)(*FULL).node for k in range(2))
+    one, two = ops.sum_(a * b, axes=(0, 2)), ops.sum_(b * a, axes=(0, 2))
+    old = [one * one, one * two]
+    new = simplify(old)
+    assert evaluate(new[0]) == evaluate(new[1])
+    assert equal(evaluate(old[1]), evaluate(new[1]))
+    assert len(sums(old)) == 2
+    assert len(sums(new)) == 1
+
+
+def test_views():
+    """Two shapes of one array become the finest, so that their sums can be shared."""
+    x = Leaves()(4, 6).node
+    fine = ops.reshape(x * 2.0, shape=(4, 2, 3))
+    old = [ops.sum_(x * 2.0, axes=(1,)), ops.sum_(fine, axes=(2,))]
+    table = Table(topological(old))
+    new, changed = refine(topological(old), old, table)
+    assert changed
+    for a, b in zip(old, new, strict=True):
+        assert a.shape == b.shape
+        assert equal(evaluate(a), evaluate(b))
+    assert set(sums(new)) == {(4, 2, 3)}
+
+
+def test_nested_sums():
+    """The larger sum is taken from the smaller; two that overlap, from what they share."""
+    x = Leaves()(*FULL).node
+    for axes in [((0,), (0, 1)), ((0, 1), (1, 2))]:
+        old = [ops.sum_(x, axes=a) for a in axes]
+        new = nested(old, Table(topological(old)))
+        for a, b in zip(old, new, strict=True):
+            assert a.shape == b.shape
+            assert equal(evaluate(a), evaluate(b))
+        assert sums(old) == [FULL, FULL]
+        assert sums(new).count(FULL) == 1
+
+
+def test_a_rule_without_end_is_cut_short():
+    """[Note: termination]: a Sum within many others stays as it is."""
+    r = Region()
+    r.algebra.top = 0b111
+    depth = []
+
+    def endless(a: Simplifier, s: Sum) -> Parts:
+        depth.append(len(a.busy))
+        return [(ONE, s.of({m: 2 * k for m, k in s.terms.items()}))]
+
+    r.algebra.rules = [("endless", endless)]
+    r.algebra.total(Sum(single(r.leaf(*FULL)), 0b101, FULL))
+    assert max(depth) == MOST_NESTED
+
+
+def test_two_forms_of_one_node_are_one_symbol_with_the_first_form():
+    r = Region()
+    x, k = r.leaf(*FULL), r.leaf(1, 3, 1)
+    first = {**single(x), **single(k, k=-1)}
+    symbol = r.kept(first)
+    other = {**single(r.leaf(*FULL)), **single(k)}
+    assert r.algebra.symbol(r.algebra.node[symbol], other) == symbol
+    assert r.algebra.form[symbol] == first
 
 
 def test_powers():

@@ -49,6 +49,12 @@ class Operand:
         """Elements."""
         return prod(self.shape)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it shows: what a stride of 0 repeats counts once."""
+        shown = [n for n, s in zip(self.shape, self.strides, strict=True) if s or not n]
+        return prod(shown) * self.dtype.itemsize
+
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Row-major strides of a dense array, in elements."""
@@ -63,10 +69,25 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 class Launch:
     """One call of a kernel: run the range [0, extent) in `tasks` parallel shares (1 = serially)."""
 
-    kernel: Any  # the backend's own: it has a `name` and native code at an `address`
+    kernel: Any  # the backend's own: a `name`, its `source`, and native code at an `address`
     args: tuple[Any, ...]  # int | float | Pointer | Constant
     extent: int
     tasks: int = 1
+
+
+@dataclass(frozen=True)
+class Call:
+    """What launches in a row do together, for people to see: it changes nothing that runs.
+
+    `reads` and `writes` leave out scratch memory that only these launches use.
+    """
+
+    ops: tuple[str, ...]
+    space: tuple[int, ...]  # extents of its loops
+    reads: tuple[Operand, ...]
+    writes: tuple[Operand, ...]
+    launches: range  # positions among the program's
+    passes: int = 1  # how often it runs over what it reduces
 
 
 @dataclass
@@ -79,6 +100,7 @@ class Program:
 
     first_scratch: int
     launches: list[Launch] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     scratch: list[int] = field(default_factory=list)  # bytes of slot first_scratch + i
     keep: list[Any] = field(default_factory=list)  # objects whose addresses appear in the launches
     checks: list[tuple[int, str]] = field(default_factory=list)  # status slot, message

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+from minigrad.backend.launch import Operand
 from minigrad.dtype import DType
 
 LEAVES = ("load", "const", "index", "reduction")
@@ -95,6 +96,24 @@ class LoopNest:
         found = [e[1] for e in self.expressions if e[0] == "load"]
         found += [r.access for r in self.reductions] + [s.access for s in self.stores]
         return list(dict.fromkeys(found))
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """The ops it computes, each once: reductions, then the others in order."""
+        names = [r.kind for r in self.reductions]
+        names += [e[0] for e in self.expressions if e[0] not in LEAVES]
+        return tuple(dict.fromkeys(names))
+
+    def reads(self) -> tuple[Operand, ...]:
+        """What it loads."""
+        return self._operands([e[1] for e in self.expressions if e[0] == "load"])
+
+    def writes(self) -> tuple[Operand, ...]:
+        """What it stores."""
+        return self._operands([x.access for x in (*self.reductions, *self.stores)])
+
+    def _operands(self, accesses: list[Access]) -> tuple[Operand, ...]:
+        return tuple(Operand(a.slot, a.dtype, self.shape, a.strides, a.offset) for a in accesses)
 
 
 def independent_points(shape: tuple[int, ...], kept: tuple[bool, ...]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from minigrad.backend.launch import Operand, Program
+from minigrad.backend.launch import Call, Operand, Program
 from minigrad.backend.loopnest import LoopNest, Store
 from minigrad.compiler.fuse import Group
 from minigrad.compiler.layout import collapsed, dense, identity_index, transposed
@@ -58,6 +58,31 @@ class Lowering:
         assert found is not None, node
         return found
 
+    def call(self, name: str, *operands: Operand, space: Ints | None = None, **attrs: Any) -> None:
+        """A library op that reads all operands but the last and writes that.
+
+        `space` is the extents of its loops, by default those of the largest operand.
+        """
+        begin = len(self.program.launches)
+        getattr(self.library, name)(self.program, *operands, **attrs)
+        space = space or max(operands, key=lambda o: o.size).shape
+        self._note(Call((name,), space, operands[:-1], operands[-1:], self._since(begin)))
+
+    def run(self, nest: LoopNest) -> None:
+        """A loop nest, or several that make its results in parts."""
+        nest, begin = simplified(nest), len(self.program.launches)
+        for part in split(nest, self.program, self.threads):
+            self.library.loop_nest(self.program, part)
+        since = self._since(begin)
+        self._note(Call(nest.ops, nest.shape, nest.reads(), nest.writes(), since, nest.passes))
+
+    def _since(self, begin: int) -> range:
+        return range(begin, len(self.program.launches))
+
+    def _note(self, call: Call) -> None:
+        if call.launches:  # there is nothing to do for empty arrays
+            self.program.calls.append(call)
+
     # --- loop nests ------------------------------------------------------------------------------
 
     def _loop_nest(self, group: Group) -> None:
@@ -77,8 +102,7 @@ class Lowering:
                 builder.add_reduction(root, self.out(root))
             else:
                 builder.add_store(root, self.out(root))
-        for nest in split(simplified(builder.nest), self.program, self.threads):
-            self.library.loop_nest(self.program, nest)
+        self.run(builder.nest)
 
     def evaluate_into(self, node: Node, out: Operand) -> None:
         """A nest that computes `node` into an operand of its shape, wherever that lies."""
@@ -87,7 +111,7 @@ class Lowering:
         index = identity_index(node.shape)
         number = builder.value(node, index)
         builder.nest.stores.append(Store(number, point(out, index, node.ndim), 0))
-        self.library.loop_nest(self.program, simplified(builder.nest))
+        self.run(builder.nest)
 
     def copy(self, source: Operand, out: Operand) -> None:
         """A nest that copies one operand to another of the same shape."""
@@ -95,8 +119,7 @@ class Lowering:
         rank = len(source.shape)
         load = ("load", point(source, index, rank))
         store = Store(0, point(out, index, rank), 0)
-        nest = LoopNest(source.shape, (True,) * rank, [load], [source.dtype], [], [store])
-        self.library.loop_nest(self.program, simplified(nest))
+        self.run(LoopNest(source.shape, (True,) * rank, [load], [source.dtype], [], [store]))
 
     def dense_copy(self, source: Operand) -> Operand:
         """A row-major copy in scratch memory."""
@@ -150,12 +173,12 @@ def _dot(low: Lowering, node: Node, out: Operand) -> None:
     axes = tuple(range(len(out.shape)))
     result = collapsed(out, (axes[:n], axes[n : n + m], axes[n + m :]))
     assert result is not None  # out is dense
-    low.library.dot(low.program, left, right, result)
+    low.call("dot", left, right, result, space=(*result.shape, left.shape[2]))
 
 
 def _conv(low: Lowering, node: Node, out: Operand) -> None:
     x, w = (low.operand(n) for n in node.inputs)
-    low.library.conv2d(low.program, x, w, out, **node.attrs)
+    low.call("conv2d", x, w, out, space=(*out.shape, *w.shape[1:]), **node.attrs)
 
 
 def _planes(ndim: int, axes: Ints) -> tuple[Ints, ...]:
@@ -168,8 +191,7 @@ def _window(low: Lowering, node: Node, out: Operand) -> None:
     attrs = dict(node.attrs)
     groups = _planes(node.ndim, attrs.pop("axes"))
     inputs = [low.grouped(low.operand(n), groups) for n in node.inputs]
-    function = getattr(low.library, node.op.name)
-    low.written(out, groups, lambda target: function(low.program, *inputs, target, **attrs))
+    low.written(out, groups, lambda target: low.call(node.op.name, *inputs, target, **attrs))
 
 
 def _rows(ndim: int, axis: int) -> tuple[Ints, ...]:
@@ -182,7 +204,7 @@ def _take(low: Lowering, node: Node, out: Operand) -> None:
     source = low.grouped(low.operand(x), groups)
     target = collapsed(out, groups)
     assert target is not None
-    low.library.take(low.program, source, low.operand(indices), target)
+    low.call("take", source, low.operand(indices), target)
 
 
 def _scatter_add(low: Lowering, node: Node, out: Operand) -> None:
@@ -191,7 +213,7 @@ def _scatter_add(low: Lowering, node: Node, out: Operand) -> None:
     target = collapsed(out, groups)
     assert target is not None
     source = low.grouped(low.operand(updates), groups)
-    low.library.scatter_add(low.program, low.operand(indices), source, target)
+    low.call("scatter_add", low.operand(indices), source, target)
 
 
 def _argmax(low: Lowering, node: Node, out: Operand) -> None:
@@ -200,11 +222,11 @@ def _argmax(low: Lowering, node: Node, out: Operand) -> None:
     source = low.grouped(low.operand(x), (before, axis, after))
     target = collapsed(out, (before, (*axis, *after)))
     assert target is not None
-    low.library.argmax(low.program, source, target)
+    low.call("argmax", source, target)
 
 
 def _random_bits(low: Lowering, node: Node, out: Operand) -> None:
-    low.library.random_bits(low.program, low.operand(node.inputs[0]), out)
+    low.call("random_bits", low.operand(node.inputs[0]), out)
 
 
 def _fill_zero(low: Lowering, out: Operand) -> None:
@@ -213,8 +235,7 @@ def _fill_zero(low: Lowering, out: Operand) -> None:
     shape = out.shape
     expression = ("const", low.const_slot(zero), out.dtype.name)
     store = Store(0, point(out, identity_index(shape), len(shape)), 0)
-    nest = LoopNest(shape, (True,) * len(shape), [expression], [out.dtype], [], [store])
-    low.library.loop_nest(low.program, simplified(nest))
+    low.run(LoopNest(shape, (True,) * len(shape), [expression], [out.dtype], [], [store]))
 
 
 def _pad(low: Lowering, node: Node, out: Operand) -> None:

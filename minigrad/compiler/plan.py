@@ -14,10 +14,10 @@ from minigrad.compiler.fuse import fuse
 from minigrad.compiler.lower import Lowering
 from minigrad.compiler.materialize import Placement
 from minigrad.compiler.share import worth_storing
-from minigrad.config import config
+from minigrad.config import STRICT, config
 from minigrad.device import backend_of
 from minigrad.graph import Node, const_op, const_value, topological
-from minigrad.rewrite import simplify
+from minigrad.rewrite import HIDING, simplify
 
 MOST_PLANS = 256
 
@@ -40,7 +40,7 @@ class Plan:
         library = backend.library()
         roots, worked_on = wanted, nodes
         if rewriting():
-            roots = simplify(wanted)
+            roots = simplify(wanted, off=HIDING if rewriting() == STRICT else ())
             worked_on = topological(roots, stop=computed)
         placement = Placement(worked_on, roots)
         threads = backend.num_threads()
@@ -58,6 +58,10 @@ class Plan:
         position = {n.id: i for i, n in enumerate(nodes)}
         self.program = program
         self.inputs = [position[n.id] for n in placement.inputs]
+        # Slots of inputs and outputs -> positions of the nodes that they hold.
+        self.slots = dict(enumerate(self.inputs))
+        for node, root in zip(wanted, roots, strict=True):
+            self.slots.setdefault(placement.slots[placement.base(root).id], position[node.id])
         self._const_values = [n.attrs["value"] for n in lowering.constants]
         self.constants = [position.get(n.id, -1) for n in lowering.constants]
         input_slots = len(placement.inputs)
@@ -106,7 +110,7 @@ def structure(nodes: Sequence[Node], wanted: Sequence[Node]) -> Any:
     Constants are arguments of a plan, unless the algebra may have worked with them; it also looks
     at which nodes were built for a derivative.
     """
-    exact = rewriting()
+    level = rewriting()
     number: dict[int, int] = {}
     parts: list[Any] = []
     for i, n in enumerate(nodes):
@@ -115,19 +119,19 @@ def structure(nodes: Sequence[Node], wanted: Sequence[Node]) -> Any:
             parts.append((n.dtype.name, n.shape))
         elif n.op is const_op:
             # (repr: 0.0 is not -0.0, and NaN is itself)
-            parts.append((n.dtype.name, repr(n.attrs["value"])) if exact else n.dtype.name)
+            parts.append((n.dtype.name, repr(n.attrs["value"])) if level else n.dtype.name)
         else:
             inputs = tuple([number[m.id] for m in n.inputs])
             attrs = () if n.op.name == "variable" else tuple(n.attrs.values())
             parts.append((n.op.name, n.dtype.name, inputs, attrs))
-    derived = tuple([n.order > 0 for n in nodes]) if exact else None
+    derived = tuple([n.order > 0 for n in nodes]) if level else None
     places = tuple([number[n.id] for n in wanted])
-    return str(nodes[0].device), tuple(parts), places, derived
+    return str(nodes[0].device), tuple(parts), places, derived, level
 
 
-def rewriting() -> bool:
-    """Whether graphs are simplified: not op by op, under `eager` or `detect_anomaly`."""
-    return config.rewrite and graph.on_build is None
+def rewriting() -> int:
+    """How graphs are simplified, as `config.rewrite`: not at all op by op, as `eager` does."""
+    return 0 if graph.on_build is not None else config.rewrite
 
 
 def plan_for(nodes: Sequence[Node], wanted: Sequence[Node]) -> Plan:
@@ -151,15 +155,22 @@ def computed(node: Node) -> bool:
     return node.storage is not None
 
 
+def planned(wanted: Sequence[Node]) -> tuple[Plan, list[Node]]:
+    """The plan that computes nodes and all that is worth keeping on the way, and its graph.
+
+    At least one of them has no value yet.
+    """
+    wanted = list(dict.fromkeys(n for n in wanted if n.storage is None))
+    nodes = topological(wanted, stop=computed)
+    return plan_for(nodes, _worth_keeping(nodes, wanted)), nodes
+
+
 def run_graph(wanted: Sequence[Node]) -> None:
     """Compute nodes and all that is worth keeping on the way; sets their storage."""
     with _lock:
-        wanted = list(dict.fromkeys(n for n in wanted if n.storage is None))
-        if not wanted:
+        if all(map(computed, wanted)):
             return
-        nodes = topological(wanted, stop=computed)
-        kept = _worth_keeping(nodes, wanted)
-        plan = plan_for(nodes, kept)
+        plan, nodes = planned(wanted)
         buffers = plan.run([nodes[p].storage for p in plan.inputs], plan.constant_values(nodes))
         for position, slot in plan.outputs:
             nodes[position].storage = buffers[slot]

@@ -19,10 +19,21 @@ from minigrad.ops import expand, reshape, sum_
 from minigrad.rewrite.nest import nested
 from minigrad.rewrite.rules import RULES, STATEMENTS, Sum
 from minigrad.rewrite.table import Table
+from minigrad.rewrite.terms import HIDING
 from minigrad.rewrite.views import refine
 from minigrad.rewrite.walk import Simplifier
 
-__all__ = ["RULES", "STATEMENTS", "Cost", "Rewriting", "Simplifier", "Sum", "cost", "simplify"]
+__all__ = [
+    "HIDING",
+    "RULES",
+    "STATEMENTS",
+    "Cost",
+    "Rewriting",
+    "Simplifier",
+    "Sum",
+    "cost",
+    "simplify",
+]
 
 # A simplified graph whose reductions read more than this much of what they did is not worth it.
 MOST_READS = 1.3
@@ -38,7 +49,8 @@ def simplify(
     Args:
         given: ids of the nodes whose reductions happen anyway and early, the forward. By default
             those that no gradient built (`Node.order`).
-        off: names of rules that do not apply (`STATEMENTS` lists them).
+        off: names of rules that do not apply (`STATEMENTS` lists them). Without those in `HIDING`
+            every NaN and infinity of the unsimplified values is still there.
     """
     rewriting = Rewriting(roots, given, off)
     out = rewriting.run()

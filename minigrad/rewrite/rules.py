@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minigrad.graph import Node, iota_op
 from minigrad.ops import equal, expand, reshape
-from minigrad.rewrite.terms import LATE, ONE, Monomial, Terms, exact, key_of, times, without
+from minigrad.rewrite.terms import HIDING, LATE, ONE, Monomial, Terms, exact, key_of, times, without
 
 if TYPE_CHECKING:
     from minigrad.rewrite.walk import Simplifier
@@ -30,6 +30,7 @@ STATEMENTS = {  # rules that live in the arithmetic of terms, and those on whole
     "same value": "equal expressions are one node",
     "views": "x.reshape(...) is x: sums are written over the finest axes that the graph uses",
     "nested sums": "sum over A and B = sum over A of (sum over B), where sum over B is wanted too",
+    **HIDING,
 }
 
 
@@ -125,11 +126,11 @@ def open_centre(a: Simplifier, s: Sum) -> Parts | None:
             assert form is not None
             parts = {}
             for n, c in form.items():
-                n = times(rest, n)
+                n = a.times(rest, n)
                 parts[n] = exact(parts.get(n, 0) + k * c)
         for n, c in parts.items():
             opened[n] = exact(opened.get(n, 0) + c)
-    opened = {m: k for m, k in opened.items() if k}
+    opened = a.without_zeros(opened)
     if hit and len(by_coefficient(a, s.of(opened))) > len(by_coefficient(a, s)):
         return a.if_affordable(s, [(ONE, s.of(opened))])
     return None
@@ -218,7 +219,7 @@ def open_(a: Simplifier, s: Sum) -> Parts | None:
         form = a.form[symbol]
         if not form or e != 1 or (a.trial >= DEEPEST_TRIAL and len(m) > 1):
             continue
-        opened = s.of({times(without(m, symbol), n): exact(k * c) for n, c in form.items()})
+        opened = s.of({a.times(without(m, symbol), n): exact(k * c) for n, c in form.items()})
         if len(by_coefficient(a, opened)) == 1 or opened.key in a.busy:
             continue
         most = 1 if a.kind[symbol] else None
@@ -230,7 +231,10 @@ def open_(a: Simplifier, s: Sum) -> Parts | None:
 
 @rule("one sum", "sum over A of (sum over B) = sum over A and B")
 def one_sum(a: Simplifier, s: Sum) -> Parts | None:
-    """Where every factor varies along all of A and B, so that "split" cannot apply again."""
+    """Where every factor varies along all of A and B, so that "split" cannot apply again.
+
+    Changes the order of addition.
+    """
     inner = _alone(s, a.reduced)
     if inner is None:
         return None

@@ -31,6 +31,20 @@ MOST_PRODUCTS = 64
 MOST_FACTORS, MOST_TERMS = 10, 16
 
 
+# Parts of "powers" and "like terms" that turn a NaN into a number. They have names of their own, so
+# that they can be switched off and the rest stay on.
+HIDING = {
+    "cancelled terms": "a*x - a*x = 0",
+    "product with zero": "0*x = 0",
+    "cancelled powers": "x^p * x^(-q) = x^(p-q)",
+    "power of a root": "sqrt(x)^2 = x",
+}
+
+
+class Hidden(Exception):
+    """A NaN or an infinity would be hidden, and the rule that may do so is switched off."""
+
+
 def exact(k: Coefficient) -> Coefficient:
     """A fraction that is an integer, as one."""
     return k.numerator if type(k) is Fraction and k.denominator == 1 else k
@@ -59,7 +73,7 @@ def meant(value: float) -> Coefficient:
 
 
 def times(a: Monomial, b: Monomial) -> Monomial:
-    """Rule "powers": x^p * x^q = x^(p+q). Hides a NaN of x / x and of sqrt(x)^2."""
+    """Rule "powers": x^p * x^q = x^(p+q). Hides a NaN of x / x and of sqrt(x)^2: see HIDING."""
     if not a or not b:
         return a or b
     exponents = dict(a)
@@ -128,6 +142,7 @@ class Algebra:
         self._leads: dict[int, list[int]] = {}  # symbol -> the kept sums whose leading term it is
         self._masks: dict[Monomial, int] = {(): 0}
         self.top = 0  # the axes along which a full-size value of the region in hand varies
+        self.times = self._careful_times if "cancelled powers" in self.off else times
 
     # --- symbols ---------------------------------------------------------------------------------
 
@@ -227,8 +242,24 @@ class Algebra:
 
     # --- arithmetic ------------------------------------------------------------------------------
 
+    def _careful_times(self, a: Monomial, b: Monomial) -> Monomial:
+        """`times` without "cancelled powers"."""
+        exponents = dict(a)
+        if any(exponents.get(symbol, 0) * e < 0 for symbol, e in b):
+            raise Hidden
+        return times(a, b)
+
+    def without_zeros(self, p: Terms) -> Terms:
+        """Rule "cancelled terms": a*x - a*x = 0. Hides that x is infinite or NaN."""
+        if "cancelled terms" in self.off and any(m and not k for m, k in p.items()):
+            raise Hidden
+        return {m: k for m, k in p.items() if k}
+
     def add(self, p: Terms, q: Terms, k: Coefficient = 1) -> Terms:
-        """The sum p + k * q. Rule "like terms": a*x + b*x = (a+b)*x. x - x -> 0 hides NaN."""
+        """The sum p + k * q. Rule "like terms": a*x + b*x = (a+b)*x, where a+b may be 0.
+
+        Otherwise nearer to the exact value: one product less.
+        """
         if not q:
             return p
         if not p:
@@ -238,17 +269,22 @@ class Algebra:
             old = out.get(m)
             c = k * c if old is None else exact(old + k * c)
             met = met or old is not None
-            if c:
-                out[m] = c
-            else:
-                del out[m]
+            out[m] = c
+        if met:
+            out = self.without_zeros(out)
         if met and self.record is not None:
             self.record("like terms", (p, scaled(q, k)), out)
         return self.collect(out)
 
     def mul(self, p: Terms, q: Terms) -> Terms:
-        """The product. Rule "multiply out": k*(a+b) = k*a + k*b, for small k; a+b no centre."""
+        """The product. Rule "multiply out": k*(a+b) = k*a + k*b, for small k; a+b no centre.
+
+        Undone when terms become nodes; k*a may overflow where k*(a+b) does not. Rule "product with
+        zero": 0*x = 0, which hides that x is infinite or NaN.
+        """
         if not p or not q:
+            if "product with zero" in self.off and any(p or q):
+                raise Hidden
             return {}
         if len(p) > 1 and len(q) > 1:
             if all(map(self.is_small, q)):
@@ -267,11 +303,11 @@ class Algebra:
             for m, k in p.items():
                 for n, c in self.mul({m: k}, q).items():
                     out[n] = exact(out.get(n, 0) + c)
-            return self.collect({m: k for m, k in out.items() if k})
+            return self.collect(self.without_zeros(out))
         ((m, k),) = p.items()
         if m and len(q) > 1 and not self._multiplies_out(m, q):
             q = self.whole(q)
-        out = {times(m, n): product(k, c) for n, c in q.items()}
+        out = {self.times(m, n): product(k, c) for n, c in q.items()}
         return self.collect(out) if m and len(q) > 1 else out
 
     def _multiplies_out(self, m: Monomial, q: Terms) -> bool:
@@ -302,7 +338,8 @@ class Algebra:
     def collect(self, p: Terms) -> Terms:
         """Rule "collect": k*a + k*b = k*(a+b), where a+b is kept already and terms get fewer.
 
-        Also k*(a+b) - k*a = k*b. Not if the value would vary along another axis.
+        Also k*(a+b) - k*a = k*b, which "cancelled terms" must allow. Not if the value would vary
+        along another axis. One product less, and a sum that is made anyway.
         """
         if len(p) < 2 or not self._kept or "collect" in self.off:
             return p
@@ -325,7 +362,8 @@ class Algebra:
             form = self.form[whole]
             assert form is not None
             swaps.append((whole, ratio(c, form[((symbol, 1),)])))
-        if self.form[symbol]:
+        cancels = "cancelled terms" not in self.off
+        if self.form[symbol] and cancels:
             swaps.append((symbol, -c))
         for whole, k in swaps:
             form = self.form[whole]
@@ -334,6 +372,8 @@ class Algebra:
             gone = sum([p.get(n) == v for n, v in parts])
             one = times(rest, ((whole, 1),))
             own = 1 if one not in p else -1 if p[one] == -k else 0
+            if not cancels and (gone < len(parts) or own < 0):
+                continue
             if len(parts) - 2 * gone + own < 0 and not self.varies(one) & ~top:
                 new = dict(p)
                 for n, v in [*((n, -v) for n, v in parts), (one, k)]:
@@ -361,7 +401,7 @@ class Algebra:
             for m, k in factor.items():
                 m = times(core, m)
                 out[m] = exact(out.get(m, 0) + k)
-        return {m: k for m, k in out.items() if k}
+        return self.without_zeros(out)
 
 
 def _simple(e: Exponent) -> Exponent:

@@ -10,7 +10,8 @@ then the number of axes, then of terms and factors. "open" and "open centre" rep
 lower ones; "linearity", "count" and "invariant factor" pass on sub-collections; "split" passes on
 fewer axes; "one sum" adds axes, but only where neither "split" nor itself can apply again. One step
 goes up, several terms to one kept sum: only "open" could undo it, and refuses a Sum that is being
-worked on. A trial may not start further trials.
+worked on. A trial may not start further trials. Whatever the rules: each passes on finitely many
+Sums, and a Sum within MOST_NESTED others stays as it is, so the walk ends.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from minigrad.rewrite.terms import (
     Algebra,
     Coefficient,
     Exponent,
+    Hidden,
     Monomial,
     Terms,
     axes_of,
@@ -56,6 +58,8 @@ from minigrad.rewrite.terms import (
     scaled,
 )
 
+# Sums are worked on inside others no deeper than this; random graphs need 14.
+MOST_NESTED = 64
 # Kept sums within kept sums are followed this far through a change of axes.
 DEEPEST_FORM = 8
 
@@ -162,9 +166,8 @@ class Simplifier(Algebra):
         if visit is not None and n.dtype.is_floating and 0 not in n.shape:
             try:
                 return visit(n, [self.terms[i.id] for i in n.inputs])
-            except (_Opaque, OverflowError):
-                self.busy.clear()
-                self.trial = 0
+            except (_Opaque, Hidden, OverflowError):
+                pass
         symbol = self._opaque(n)
         self._written[n.id] = self.node[symbol]
         return {((symbol, 1),): 1}
@@ -179,6 +182,8 @@ class Simplifier(Algebra):
             if r < 0:
                 raise _Opaque  # infinite
             return {} if r else ONE
+        if "power of a root" in self.off and not isinstance(r, int):
+            raise _Opaque
         if len(p) == 1 and () in p and not isinstance(r, int):
             if p[()] < 0:
                 raise _Opaque
@@ -325,22 +330,27 @@ class Simplifier(Algebra):
             if self.record is not None:
                 self.record("same value", s, out)
             return out
-        if key in self.busy:  # only with rules switched off
+        if key in self.busy or len(self.busy) == MOST_NESTED:  # the first: only with rules off
             return self._reduction(s)
         self.busy.add(key)
+        try:
+            out = self.totals[key] = self.fold(self._by_rule(s))
+        finally:
+            self.busy.discard(key)
+        return out
+
+    def _by_rule(self, s: Sum) -> Terms:
         for name, rule in self.rules:
             self._rule = rule
-            parts = rule(self, s)
-            if parts is not None:
-                if self.record is not None:
-                    self.record(name, s, parts)
-                out = self._combined(parts)
-                break
-        else:
-            out = self._reduction(s)
-        self.busy.discard(key)
-        out = self.totals[key] = self.fold(out)
-        return out
+            try:
+                parts = rule(self, s)
+                if parts is not None:
+                    if self.record is not None:
+                        self.record(name, s, parts)
+                    return self._combined(parts)
+            except Hidden:  # only with rules switched off
+                continue
+        return self._reduction(s)
 
     def _combined(self, parts: Parts) -> Terms:
         out: Terms = {}
@@ -396,16 +406,20 @@ class Simplifier(Algebra):
         totals, made, record, self.record = len(self.totals), len(self.made), self.record, None
         rule, dear = self._rule, len(self._dear)
         self.trial += 1
-        out = self._combined(parts)
-        self.trial -= 1
-        self.record, self._rule = record, rule
-        del self._dear[dear:]
-        new = list(self.made)[made:]
-        reads = sum([self.made[i] for i in new if i not in self.known])
-        while len(self.totals) > totals:
-            self.totals.popitem()
-        while len(self.made) > made:
-            self.made.popitem()
+        try:
+            out = self._combined(parts)
+            new = list(self.made)[made:]
+            reads = sum([self.made[i] for i in new if i not in self.known])
+        except Hidden:
+            return None
+        finally:
+            self.trial -= 1
+            self.record, self._rule = record, rule
+            del self._dear[dear:]
+            while len(self.totals) > totals:
+                self.totals.popitem()
+            while len(self.made) > made:
+                self.made.popitem()
         if most is not None and len(out) > most:
             return None
         axes = self.extent(s.terms)

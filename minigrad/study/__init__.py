@@ -1,5 +1,15 @@
-"""Looking at what the engine does: derivations of gradients, step by step."""
+"""Looking at what the engine does: how gradients are derived, and what is run to compute."""
 
 from minigrad.study.derive import Derivation, Step, Value, derive
+from minigrad.study.kernels import Kernel, Kernels, copy_bandwidth, kernels
 
-__all__ = ["Derivation", "Step", "Value", "derive"]
+__all__ = [
+    "Derivation",
+    "Kernel",
+    "Kernels",
+    "Step",
+    "Value",
+    "copy_bandwidth",
+    "derive",
+    "kernels",
+]

@@ -102,6 +102,13 @@ class Derivation:
             if v.steps or (v.part == "backward" and v.simplified != v.written)
         ]
 
+    def _computed(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """(title, [(name, formula)]) for each gradient that has a form as computed."""
+        return [
+            ("as computed", [(name, form), *((f[0], f[4:]) for f in coefficients)])
+            for name, (form, coefficients) in self.as_computed.items()
+        ]
+
     def text(self) -> str:
         """The derivation as text."""
         *before, closed = self._sections()
@@ -144,7 +151,8 @@ class Derivation:
                 rows.append(f"  {to_latex(s.before)} &\\to {to_latex(s.after)} && {rule}")
             rows.append(f"  &= {to_latex(v.simplified)}")
         align("rewriting", rows)
-        align(closed[0], [f"  {to_latex(n)} &= {to_latex(f)}" for n, f in closed[1]])
+        for title, formulas in (closed, *self._computed()):
+            align(title, [f"  {to_latex(n)} &= {to_latex(f)}" for n, f in formulas])
         return "\n".join(out) + "\n"
 
     def html(self, path: str | Path) -> None:
@@ -165,8 +173,11 @@ class Derivation:
             body.append(formula(name, "=", v.written))
             body += [formula(s.before, "&rarr;", s.after, s.rule) for s in v.steps]
             body.append(formula(name, "=", v.simplified))
-        body += ["</table>", f"<h2>{closed[0]}</h2>", "<table>"]
-        body += [*(formula(n, "=", f) for n, f in closed[1]), "</table>", "<h2>rules used</h2>"]
+        body.append("</table>")
+        for title, formulas in (closed, *self._computed()):
+            body += [f"<h2>{title}</h2>", "<table>"]
+            body += [*(formula(n, "=", f) for n, f in formulas), "</table>"]
+        body.append("<h2>rules used</h2>")
         rules = (f"<dt>{n}</dt><dd>{html.escape(f)}</dd>" for n, f in self.rules.items())
         body += ["<dl>", *rules, "</dl>"]
         page = (

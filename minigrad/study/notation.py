@@ -153,11 +153,26 @@ def _latex_name(name: str) -> str:
     return "".join("\\mathrm{d}" for _ in prefix) + word
 
 
+# What needs parentheses as the right side of a sum; of a difference, or as a factor; as a factor
+# with others after it, which a sum would take for its own; as the base of a power.
+_ADDED = ("neg",)
+_FACTOR = ("+", "-", "neg")
+_HEAD = (*_FACTOR, "sum")
+_BASE = (*_HEAD, "*", "/", "^")
+
+
+def _enclosed(t: Tree, text: str, kinds: tuple[str, ...], parentheses: str) -> str:
+    """The written formula, in parentheses ("(%s)") if it is of one of the kinds."""
+    is_sum = t.kind == "call" and t.text.partition("[")[0] == "sum"
+    return parentheses % text if ("sum" if is_sum else t.kind) in kinds else text
+
+
 def _latex(t: Tree) -> str:
     parts = [_latex(p) for p in t.parts]
-    grouped = [
-        f"\\left({s}\\right)" if p.kind in "+-" else s for s, p in zip(parts, t.parts, strict=True)
-    ]
+
+    def part(i: int, kinds: tuple[str, ...]) -> str:
+        return _enclosed(t.parts[i], parts[i], kinds, r"\left(%s\right)")
+
     match t.kind:
         case "name":
             return _latex_name(t.text)
@@ -165,24 +180,23 @@ def _latex(t: Tree) -> str:
             mantissa, e, exponent = t.text.partition("e")
             return f"{mantissa} \\cdot 10^{{{int(exponent)}}}" if e else mantissa
         case "neg":
-            return f"-{grouped[0]}"
+            return f"-{part(0, _FACTOR)}"
         case "+":
-            return f"{parts[0]} + {parts[1]}"
+            return f"{parts[0]} + {part(1, _ADDED)}"
         case "-":
-            return f"{parts[0]} - {grouped[1]}"
+            return f"{parts[0]} - {part(1, _FACTOR)}"
         case "*":
             dot = " \\cdot " if t.parts[1].kind == "number" else " "
-            right = f"\\left({parts[1]}\\right)" if t.parts[1].kind == "neg" else grouped[1]
-            return f"{grouped[0]}{dot}{right}"
+            return f"{part(0, _HEAD)}{dot}{part(1, _FACTOR)}"
         case "/":
             return f"\\frac{{{parts[0]}}}{{{parts[1]}}}"
         case "^":
-            return f"{{{grouped[0]}}}^{{{parts[1]}}}"
+            return f"{{{part(0, _BASE)}}}^{{{parts[1]}}}"
     name, _, axes = t.text.partition("[")
     arguments = ", ".join(parts)
     if name == "sum":
         under = f"_{{{axes.rstrip(']')}}}" if axes else ""
-        return f"\\sum{under} {grouped[0]}"
+        return f"\\sum{under} {part(0, _FACTOR)}"
     if name == "sqrt":
         return f"\\sqrt{{{arguments}}}"
     return f"\\operatorname{{{name}}}\\left({arguments}\\right)"
@@ -205,31 +219,32 @@ def _mathml_name(name: str) -> str:
 
 def _mathml(t: Tree) -> str:
     parts = [_mathml(p) for p in t.parts]
-    grouped = [
-        f"<mrow><mo>(</mo>{s}<mo>)</mo></mrow>" if p.kind in "+-" or p.kind == "neg" else s
-        for s, p in zip(parts, t.parts, strict=True)
-    ]
+
+    def part(i: int, kinds: tuple[str, ...]) -> str:
+        parentheses = "<mrow><mo>(</mo>%s<mo>)</mo></mrow>"
+        return _enclosed(t.parts[i], parts[i], kinds, parentheses)
+
     match t.kind:
         case "name":
             return _mathml_name(t.text)
         case "number":
             return f"<mn>{t.text}</mn>"
         case "neg":
-            return f"<mrow><mo>-</mo>{grouped[0]}</mrow>"
+            return f"<mrow><mo>-</mo>{part(0, _FACTOR)}</mrow>"
         case "+":
-            return f"<mrow>{parts[0]}<mo>+</mo>{parts[1]}</mrow>"
+            return f"<mrow>{parts[0]}<mo>+</mo>{part(1, _ADDED)}</mrow>"
         case "-":
-            return f"<mrow>{parts[0]}<mo>-</mo>{grouped[1]}</mrow>"
+            return f"<mrow>{parts[0]}<mo>-</mo>{part(1, _FACTOR)}</mrow>"
         case "*":
-            return f"<mrow>{grouped[0]}<mo>&it;</mo>{grouped[1]}</mrow>"
+            return f"<mrow>{part(0, _HEAD)}<mo>&it;</mo>{part(1, _FACTOR)}</mrow>"
         case "/":
             return f"<mfrac>{parts[0]}{parts[1]}</mfrac>"
         case "^":
-            return f"<msup>{grouped[0]}{parts[1]}</msup>"
+            return f"<msup>{part(0, _BASE)}{parts[1]}</msup>"
     name, _, axes = t.text.partition("[")
     if name == "sum":
         under = f"<munder><mo>&sum;</mo><mtext>{axes.rstrip(']')}</mtext></munder>"
-        return f"<mrow>{under if axes else '<mo>&sum;</mo>'}{grouped[0]}</mrow>"
+        return f"<mrow>{under if axes else '<mo>&sum;</mo>'}{part(0, _FACTOR)}</mrow>"
     if name == "sqrt":
         return f"<msqrt>{''.join(parts)}</msqrt>"
     inner = "<mo>,</mo>".join(parts)

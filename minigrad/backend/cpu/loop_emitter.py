@@ -68,7 +68,8 @@ class Emitter:
         self._declare()
         self.body()
         source = "\n".join(["def kernel(table, begin, end):", *self.out.lines]) + "\n"
-        kernel = compile_kernel(self._name(), source)
+        name = "_".join(self.nest.ops)[:60] or "copy"  # a profile can be read by it
+        kernel = compile_kernel(name, source)
         self.program.launch(kernel, tuple(self.out.words), self.outer, self.tasks)
 
     @property
@@ -76,12 +77,6 @@ class Emitter:
         """Parallel shares of the outer range."""
         work = prod(self.nest.shape) * max(len(self.nest.expressions), 4) // 4
         return min(num_threads(), self.outer) if work >= PARALLEL_FROM else 1
-
-    def _name(self) -> str:
-        """Reductions, then the ops in order: a name a profile can be read by."""
-        ops = [r.kind for r in self.nest.reductions]
-        ops += [e[0] for e in self.nest.expressions if e[0] not in LEAVES]
-        return "_".join(dict.fromkeys(ops))[:60] or "copy"
 
     # --- structure -------------------------------------------------------------------------------
 
