@@ -111,6 +111,6 @@ def test_an_entry_is_compiled_by_one_process_at_a_time(kernels):
 
 
 def test_an_error_in_a_kernel_shows_its_line():
-    kernel = jit.compile_kernel("wrong", "def kernel(table, begin, end):\n    load_int64(table)\n")
+    kernel = jit.compile_kernel("wrong", "def kernel(table, begin, end):\n    table + None\n")
     with pytest.raises(numba.TypingError, match=r'File ".*wrong_\w+\.py", line \d+'):
         _ = kernel.address
