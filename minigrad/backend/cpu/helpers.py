@@ -16,7 +16,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from minigrad.backend.cpu import kernel_cache, native
+from minigrad.backend.cpu import driver, kernel_cache, native
+
+_ENTRIES = 4  # for each helper: it takes about as long to start as three take to compile
+most: int | None = None  # helpers at a time; None: one for every thread but this one
 
 
 def object_code(entry: str, text: str, wait: bool = True) -> tuple[bytes | None, bool]:
@@ -37,9 +40,10 @@ def object_code(entry: str, text: str, wait: bool = True) -> tuple[bytes | None,
 
 
 @contextmanager
-def at_work(count: int, entries: Sequence[str]) -> Iterator[None]:
-    """While the body runs, have `count` processes compile entries whose sources are kept."""
-    processes = _start(count, entries)
+def at_work(entries: Sequence[str]) -> Iterator[None]:
+    """While the body runs, have helpers compile entries whose sources are kept."""
+    limit = driver.num_threads() - 1 if most is None else most
+    processes = _start(min(limit, len(entries) // _ENTRIES), entries)
     try:
         yield
     finally:

@@ -1,7 +1,6 @@
 """Kernels: source text that becomes native code when first needed, from the cache or compiled.
 
-A plan's kernels are compiled together, the longest first, by this process and by helpers beside
-it.
+A plan's kernels are compiled together, the longest first, by this process and helpers beside it.
 """
 
 from __future__ import annotations
@@ -23,8 +22,6 @@ from minigrad.backend.cpu.native import kernel_options
 
 OPTIONS = kernel_options()
 """
-_HELP_FROM = 4  # kernels: a helper takes about as long to start as three take to compile
-
 compile_count = 0  # kernels compiled (not found on disk) for this process; tests read it
 
 
@@ -69,8 +66,6 @@ def compile_kernel(name: str, source: str) -> Kernel:
 def compile_all(kernels: Iterable[Kernel]) -> None:
     """Give each kernel its native code."""
     global compile_count
-    from minigrad.backend.cpu.driver import num_threads  # late: the driver is a kernel, too
-
     missing = []
     for kernel in dict.fromkeys(kernels):
         if not kernel._address:
@@ -84,8 +79,7 @@ def compile_all(kernels: Iterable[Kernel]) -> None:
     for kernel in missing:
         kernel_cache.store_source(kernel.entry, kernel.text)
     missing.sort(key=lambda kernel: len(kernel.source), reverse=True)
-    count = min(num_threads() - 1, len(missing) // _HELP_FROM)
-    with helpers.at_work(count, [kernel.entry for kernel in missing]):
+    with helpers.at_work([kernel.entry for kernel in missing]):
         for wait in (False, True):  # what a helper has begun is waited for in the end
             for kernel in missing:
                 if not kernel._address:

@@ -16,7 +16,7 @@ import stat
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -80,22 +80,17 @@ def locked(entry: str, wait: bool) -> Iterator[bool]:
     False, and only without `wait`, if another process compiles it now.
     """
     path = source_path(entry)
-    try:
-        file = open(path, "rb") if fcntl and path else None
-    except OSError:  # somebody removed it
-        file = None
-    if file is None:
-        yield True
-        return
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:  # a file system without locks
-            pass
-        yield True
+    with ExitStack() as held:
+        ours = True
+        if fcntl and path:
+            try:
+                file = held.enter_context(path.open("rb"))
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                ours = False
+            except OSError:  # no source, or a file system without locks
+                pass
+        yield ours
 
 
 def _write(path: Path, content: bytes) -> None:
