@@ -65,12 +65,8 @@ def store_source(entry: str, text: str) -> None:
     """Keep the source of an entry, unless it is there."""
     path = source_path(entry)
     content = text.encode()
-    try:
-        if path is None or path.read_bytes() == content:
-            return
-    except OSError:
-        pass
-    _write(path, content)
+    if path is not None and not (path.exists() and path.read_bytes() == content):
+        _write(path, content)
 
 
 @contextmanager
