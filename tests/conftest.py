@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from observing import fresh_plans, poisoned, watch  # noqa: F401 (fixtures for every test)
 
+# With pytest-xdist every core has a worker. Threads that spin while they wait would hold up others.
+SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
+if SIDE_BY_SIDE:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when the threads are started
+
 # Random programs are compiled, so an example can take seconds on a cold cache: no deadline, and no
 # shrinking, which compiles hundreds more. The same examples every time, so that a failure is one of
 # the change. HYPOTHESIS_PROFILE=thorough searches for new ones and shrinks what it finds.
@@ -32,6 +38,15 @@ settings.register_profile(
 )  # fmt: skip
 settings.register_profile("thorough", max_examples=500, deadline=None, suppress_health_check=_SLOW)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_helpers_beside_other_workers() -> None:
+    """Helpers that compile would only start Numba once more where each core compiles already."""
+    if SIDE_BY_SIDE and importlib.util.find_spec("numba"):
+        from minigrad.backend.cpu import helpers
+
+        helpers.most = 0
 
 
 @pytest.fixture(params=["cpu", "cuda"])

@@ -19,7 +19,7 @@ from numba import njit, types
 
 import minigrad as mg
 from minigrad.backend.cpu import elementary, intrinsics
-from minigrad.backend.cpu.jit import FASTMATH
+from minigrad.backend.cpu.native import FASTMATH
 
 # The errors that elementary.py promises. The goal is 2, and 4 for pow.
 LIMIT = {"exp": 1.05, "log": 0.94, "sin": 1.5, "cos": 1.5, "tanh": 1.5, "erf": 1.3, "pow": 0.54}

@@ -26,8 +26,7 @@ set_affinity = types.ExternalFunction(
     "sched_setaffinity", types.int32(types.int32, types.intp, types.intp))
 
 
-@compile_now(types.void(types.intp, types.intp, types.intp, types.intp), parallel=True,
-             fastmath=False)
+@njit(types.void(types.intp, types.intp, types.intp, types.intp), parallel=True, nogil=True)
 def parallel_for(address, table, extent, tasks):
     for task in prange(tasks):
         j = types.int64(task)

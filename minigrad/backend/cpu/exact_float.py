@@ -1,11 +1,11 @@
 """Floating-point arithmetic that fast-math leaves alone, for code that counts its rounding errors.
 
-Kernels are compiled with `reassoc` and `contract` (jit.FASTMATH): `(x + big) - big`, which rounds x
-to an integer, would be simplified to x. Numba gives those flags to every instruction that has none
-of its own, so each sum, product and quotient here carries one flag that cannot change it. (Calls,
-such as to `llvm.fma`, get all flags: nothing is simplified across them while their neighbours do
-not allow it.) A `Value` is a scalar of LLVM's IR with Python's operators; LLVM makes vectors of it
-together with the loop around it.
+Kernels are compiled with `reassoc` and `contract` (native.FASTMATH): `(x + big) - big`, which
+rounds x to an integer, would be simplified to x. Numba gives those flags to every instruction that
+has none of its own, so each sum, product and quotient here carries one flag that cannot change it.
+(Calls, such as to `llvm.fma`, get all flags: nothing is simplified across them while their
+neighbours do not allow it.) A `Value` is a scalar of LLVM's IR with Python's operators; LLVM makes
+vectors of it together with the loop around it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from minigrad.backend.cpu import driver
+from minigrad.backend.cpu import driver, jit
 from minigrad.backend.cpu.memory import Buffer
 from minigrad.backend.launch import Constant, Pointer, Program
 from minigrad.dtype import DType
@@ -52,6 +52,7 @@ class Executable:
                     words.append(float_bits(word) if isinstance(word, float) else int(word))
         self._words = (ctypes.c_int64 * max(len(words), 1))(*words)
         table = ctypes.addressof(self._words)
+        jit.compile_all(launch.kernel for launch in program.launches)
         rows = []
         for launch, start in zip(program.launches, starts, strict=True):
             rows += [launch.kernel.address, table + 8 * start, launch.extent, launch.tasks]
