@@ -80,12 +80,13 @@ def _run_after(groups: list[Group], chosen: int, producers: set[int]) -> None:
 
 
 def _choose(node, reads, producers, groups, placement, by_id, threads) -> int | None:
+    """The group to join: the one that shares most arrays with the node, of equals a producer."""
     space, kept = _space(node), _kept(node)
     if space is None:
         return None
     recent = set(range(max(0, len(groups) - LOOK_BACK), len(groups)))
-    # Beside what it reads first: there its inputs are in the cache, or in registers.
-    for k in sorted(producers, reverse=True) + sorted(recent - producers, reverse=True):
+    found: list[tuple[int, bool, int]] = []
+    for k in producers | recent:
         group = groups[k]
         if group.space != space or len(group.roots) >= MOST_ROOTS:
             continue
@@ -93,21 +94,23 @@ def _choose(node, reads, producers, groups, placement, by_id, threads) -> int | 
             continue
         if any(groups[p].before >> k & 1 for p in producers if p != k):
             continue  # another input can only be computed after this group
-        if k not in producers and not _share_array(group, reads, space, placement, by_id):
+        shared = _shared_arrays(group, reads, space, placement, by_id)
+        if k not in producers and not shared:
             continue
         if not _keeps_cores_busy(group, group.kept or kept, space, reads, threads):
             continue
         inside = {r.id: identity_index(r.shape) for r in group.roots}
         if reads_in_place(node, inside, placement, space):
-            return k
-    return None
+            found.append((shared, k in producers, k))
+    return max(found)[2] if found else None
 
 
-def _share_array(group: Group, reads, space: Shape, placement: Placement, by_id) -> bool:
-    """Both read some array as large as the space."""
+def _shared_arrays(group: Group, reads, space: Shape, placement: Placement, by_id) -> int:
+    """How many arrays as large as the space both read, or one makes for the other."""
     full = prod(space)
     sizes = {n.id: n.size for n in placement.inputs}
-    return any((by_id[i].size if i in by_id else sizes[i]) == full for i in group.reads & reads)
+    seen = group.reads | {r.id for r in group.roots}
+    return sum((by_id[i].size if i in by_id else sizes[i]) == full for i in seen & reads)
 
 
 def _keeps_cores_busy(group: Group, kept, space: Shape, reads: set[int], threads: int) -> bool:

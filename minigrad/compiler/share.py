@@ -9,43 +9,57 @@ GELU is stored when a kernel along rows and one along columns want it, a ReLU's 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from minigrad.backend.recompute import additions, worth_keeping
 from minigrad.compiler.fuse import Group
 from minigrad.compiler.materialize import Placement
-from minigrad.graph import Node
 
 ADDITION = 0.3  # bytes
 
 
 def worth_storing(placement: Placement, groups: Sequence[Group]) -> set[int]:
-    """Ids of the elementwise nodes to store, which the groups, in order, compute several times."""
+    """Ids of the elementwise nodes to store, which the groups, in order, compute several times.
+
+    Only values as large as the spaces of those groups: a smaller one is a scalar of their inner
+    loops, and stored it could tear apart what is one kernel now.
+    """
     graph = {n.id: n for n in placement.nodes}
+    kernels = [[n.id for root in group.roots for n in root.inputs] for group in groups]
+    largest: dict[int, int] = {}  # node -> points of the largest space it is computed in
 
     def nbytes(k: int) -> float:
         return graph[k].size * graph[k].dtype.itemsize
 
     def arguments(k: int) -> list[int]:
         node = graph[k]
-        return [] if placement.locate(node) is not None else [n.id for n in node.inputs]
+        if placement.locate(node) is not None:
+            return []
+        return [n.id for n in (node.inputs[:1] if node.op.kind == "identity" else node.inputs)]
 
     def cost(k: int) -> float:
         node = graph[k]
-        if placement.locate(node) is not None:
-            base = placement.base(node)
-            return min(node.size, base.size) * node.dtype.itemsize
+        operand = placement.locate(node)
+        if operand is not None:  # what it reads, each element once
+            steps = zip(operand.shape, operand.strides, strict=True)
+            return prod(n for n, s in steps if s) * node.dtype.itemsize
         if node.op.kind != "map":
             return 0.0
         return node.size * ADDITION * additions(node.op.name)
 
-    def is_elementwise(kept: list[int]) -> bool:
+    def is_full_size(kept: list[int]) -> bool:
         node = graph[kept[-1]]
-        return node.op.kind == "map" and placement.locate(node) is None
+        is_computed = node.op.kind == "map" and placement.locate(node) is None
+        return is_computed and node.size >= largest[node.id]
 
-    kernels = [[n.id for root in group.roots for n in _evaluated(root)] for group in groups]
-    kept = worth_keeping(kernels, arguments, cost, nbytes, lambda k: 2 * nbytes(k), is_elementwise)
+    for group, roots in zip(groups, kernels, strict=True):
+        points = prod(group.space) if group.space is not None else 0
+        stack, seen = list(roots), set[int]()
+        while stack:
+            k = stack.pop()
+            if k not in seen:
+                seen.add(k)
+                largest[k] = max(points, largest.get(k, 0))
+                stack += arguments(k)
+    kept = worth_keeping(kernels, arguments, cost, nbytes, lambda k: 2 * nbytes(k), is_full_size)
     return set(kept)
-
-
-def _evaluated(root: Node) -> tuple[Node, ...]:
-    return root.inputs[:1] if root.op.kind == "identity" else root.inputs
