@@ -93,6 +93,7 @@ UNARY: dict[str, tuple[Any, list[float]]] = {
     "sinh": (math.sinh, REAL),
     "cosh": (math.cosh, REAL),
     "erf": (math.erf, REAL),
+    "erfc": (math.erfc, REAL),
     "floor": (lambda v: float(math.floor(v)), REAL),
     "ceil": (lambda v: float(math.ceil(v)), REAL),
     "trunc": (lambda v: float(math.trunc(v)), REAL),

@@ -16,7 +16,12 @@ from minigrad.compiler.layout import dense, identity_index, is_dense, source_ind
 from minigrad.graph import Node
 
 # Worth storing once rather than computing twice.
-EXPENSIVE = frozenset({"exp", "log", "sin", "cos", "tanh", "erf", "pow"})
+EXPENSIVE = frozenset(
+    {
+        *("exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "erf", "erfc", "pow"),
+        *("sigmoid", "softplus", "gelu"),
+    }
+)
 # A kernel that reads more arrays than this thrashes the registers and the prefetcher.
 MOST_LOADS = 10
 # Bounds the code of one kernel, and the recomputation along a long elementwise chain.

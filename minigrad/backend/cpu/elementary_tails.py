@@ -1,7 +1,12 @@
-"""expm1, log1p, sigmoid, softplus, erfc and gelu without branches or tables.
+"""expm1, log1p, sigmoid, softplus, erfc and gelu, which are small where their parts are not.
 
-Each is small somewhere, and composed of exp, log, tanh and erf it would be the difference of two
-numbers that are not: these keep their digits there. For how they are made see `elementary`.
+Composed of exp, log, tanh and erf each would be the difference of two numbers of about one size
+somewhere, or the logarithm or power of a rounded number. These keep their digits everywhere. How
+they are made, and how errors are stated, is said in `elementary`.
+
+               expm1  log1p  sigmoid  softplus  erfc   gelu
+    float32    0      0      0        0         0      0
+    float64    0      0      0        0         0      0
 """
 
 from __future__ import annotations
@@ -9,152 +14,210 @@ from __future__ import annotations
 import math
 
 from minigrad.backend.cpu.elementary import (
-    _LN2_HIGH,
-    _LN2_HIGH_64,
-    _LN2_LOW,
-    _LN2_LOW_64,
-    _LN2_REST_64,
-    _LN2_SHORT_64,
-    _LOG,
-    _LOG_64,
-    _EXP,
-    _EXP_64,
-    _ROUND,
-    _ROUND_64,
-    _exponent_and_rest,
-    _expm1_near_zero,
-    _power_of_two,
+    EXP,
+    EXP_64,
+    LN2_HIGH,
+    LN2_HIGH_64,
+    LN2_LOW,
+    LN2_LOW_64,
+    ROUND,
+    ROUND_64,
+    expm1_near_zero,
+    exponent_and_rest,
+    log_of_parts,
+    power_of_two,
 )
 from minigrad.backend.cpu.exact_float import Value, as_intrinsic, where
 
-# log(T(a)) + a**2 / 2
-_NEAR = (-1.3408203125, 1.0, (-0.000201330331, -0.525135279, 0.099548772, -0.0194884874, 0.00329923583, -0.000406704232, 1.14663262e-05, 1.14543418e-05, -3.58725879e-06, 4.38138017e-07))
-_FAR = (-2.736328125, 6.0, (-0.000440822681, -0.158482596, 0.0119938096, -0.0011589285, 0.000120806333, -1.28797565e-05, 1.3688408e-06, -1.43029467e-07, 1.46438284e-08, -1.44575163e-09, 1.27343594e-10, -8.65663877e-12, 3.7568535e-13, -7.49990924e-15))
+# The normal distribution's tail: log(Phi(-a)) + a**2 / 2 from 0 to 2.75 and from there to 14.4,
+# less a short number, in a - center: 2**-28. The centers are short, too, and 8119 / 5741 is
+# sqrt(2) to 2**-27: divided by sqrt(2), as erfc needs them, they are short again.
+_TAIL_SPLIT = 2.75
+_TAIL_NEAR = (8119 / 8192, 5741 / 8192, -1.3359375, (
+    -0.0003966738, -0.52691412, 0.100071341, -0.0196063872, 0.00331735983, -0.00040733206,
+    1.07685428e-05, 1.17234968e-05, -3.63750632e-06, 4.41680839e-07,
+))  # fmt: skip
+_TAIL_FAR = (6 * 8119 / 8192, 6 * 5741 / 8192, -2.728515625, (
+    0.00025469932, -0.159775153, 0.0121817933, -0.00118513603, 0.00012430911, -1.33279345e-05,
+    1.42360068e-06, -1.49414348e-07, 1.53481725e-08, -1.51545121e-09, 1.32853867e-10,
+    -8.95465473e-12, 3.8465734e-13, -7.59768733e-15,
+))  # fmt: skip
+# Phi(-a) exp(a**2 / 2) (a + 4) in (a - 4) / (a + 4) from a = 0 to 39, relative: 2**-55
+_TAIL_64 = (
+    0.7552851304157515, -0.6078966419718921, 0.38713740074221203, -0.18652185795965875,
+    0.06039657489101907, -0.007540188966691418, -0.003479692368641555, 0.001630818457118413,
+    0.0001333443228733435, -0.0002310949312098929, -1.908312023321184e-06, 3.514466427631372e-05,
+    7.168421409535813e-07, -5.920094437597926e-06, -6.300745279378147e-07, 1.0213661927685293e-06,
+    2.723330923285447e-07, -1.546757249724265e-07, -8.587067223410686e-08, 1.3005199047179553e-08,
+    1.984853390764955e-08, 2.065304737524974e-09, -2.5708909570972716e-09, -7.596094123044987e-10,
+)  # fmt: skip
+# ln(2) in two parts, the high one so short that a multiple of it is exact
+_LN2_SHORT, _LN2_REST = 0.693145751953125, 1.4286068203094172e-06
 
 
 def expm1(x: Value) -> Value:
-    end, high, low, fraction, bias, polynomial = (
-        ((-50.0, 710.0), _LN2_HIGH_64, _LN2_LOW_64, _ROUND_64, 1022, _EXP_64) if x.is_double
-        else ((-50.0, 89.0), _LN2_HIGH, _LN2_LOW, _ROUND, 126, _EXP))
-    limited = x.clamped(*end)
-    shifted = limited.times_plus(1 / math.log(2), fraction + bias)
-    n = shifted - (fraction + bias)
-    r_high = n.times_plus(-high, limited)
-    r_low = n * -low
+    """For x = n ln(2) + r, 2**n times that of r, and 2**n - 1."""
+    limits, high, low, fraction, polynomial = (
+        ((-50.0, 710.0), LN2_HIGH_64, LN2_LOW_64, ROUND_64 + 1022, EXP_64)
+        if x.is_double
+        else ((-50.0, 89.0), LN2_HIGH, LN2_LOW, ROUND + 126, EXP)
+    )
+    limited = x.clamped(*limits)
+    shifted = limited.times_plus(1 / math.log(2), fraction)
+    n = shifted - fraction
+    # r in two parts: for n = 1 its rounding would count twice in a difference as small as 0.41.
+    r_high, r_low = n.times_plus(-high, limited), n * -low
     r = r_high + r_low
     rest = (r * r).times_plus(r.polynomial(polynomial), r_low)
-    half = _power_of_two(shifted.bits())
+    half = power_of_two(shifted.bits())  # 2**n / 2: 2**n may overflow where the result does not
     result = half.times_plus(rest, half.times_plus(r_high, half - 0.5))
-    result = result + result
-    return where(x.call("fabs") < (2.0**-54 if x.is_double else 2.0**-25), x, result)
-
-
-def _log1p_single(x: Value, low: Value | None) -> Value:
-    offset = 0x3F2AAAAB
-    shift = (x + 1.0).bits().minus(offset) & 0xFF800000
-    exponent = shift.shifted_signed(23).converted()
-    scaled = x.bits().minus(shift).number()
-    inverse = (x.of(4.0).bits().minus(shift)).number() * 0.25
-    base = inverse - 1.0
-    f = base + scaled
-    rest = scaled - (f - base)
-    if low is not None:
-        rest = low.times_plus(inverse, rest)
-    result = (f * f).times_plus(f.polynomial(_LOG), rest) + f
-    return exponent.times_plus(_LN2_HIGH, result)
-
-
-def _log1p_double(x: Value, low: Value | None) -> Value:
-    offset = 0x3FE6A09E667F3BCD  # the bits of sqrt(1/2)
-    bits = (x + 1.0).bits().minus(offset)
-    shift = bits & 0xFFF0000000000000
-    exponent = (bits.plus(1024 << 52) >> 52 | 0x4330000000000000).number() - (2.0**52 + 1024)
-    scaled = x.bits().minus(shift).number()
-    inverse = (x.of(4.0).bits().minus(shift)).number() * 0.25
-    base = inverse - 1.0
-    f = base + scaled
-    rest = scaled - (f - base)
-    if low is not None:
-        rest = low.times_plus(inverse, rest)
-    s, half = f / (f + 2.0), f * f * 0.5
-    z = s * s
-    correction = s * (z.times_plus(z.polynomial(_LOG_64), half)) + rest
-    correction = exponent.times_plus(_LN2_REST_64, correction)
-    return exponent.times_plus(_LN2_SHORT_64, f - (half - correction))
-
-
-def _log1p_any(x, low=None):
-    return (_log1p_double if x.is_double else _log1p_single)(x, low)
+    tiny = x.call("fabs") < (2.0**-54 if x.is_double else 2.0**-25)
+    return where(tiny, x, result + result)  # halving a subnormal number loses a bit
 
 
 def log1p(x: Value) -> Value:
-    result = where(x < math.inf, _log1p_any(x), x)
-    result = where(x.of(-1.0) < x, result, where(x.equals(-1.0), x.of(-math.inf), math.nan))
-    return where(x.equals(0.0), x, result)
+    """As `log`, with what 1 + x rounds off."""
+    result = where(x < math.inf, _log1p_finite(x), x)
+    at_most_minus_one = where(x.equals(-1.0), x.of(-math.inf), math.nan)
+    result = where(x.of(-1.0) < x, result, at_most_minus_one)
+    return where(x.equals(0.0), x, result)  # keeps -0
 
 
-def _exp_of_minus(size):
-    limits, bias = ((-750.0, 0.0), 1023) if size.is_double else ((-106.0, 0.0), 127)
-    k, r = _exponent_and_rest((-size).clamped(*limits), 2 * bias)
-    p = _expm1_near_zero(r)
-    high = p + 1.0
-    low = p - (high - 1.0)
-    half = k >> 1
-    first, second = _power_of_two(half), _power_of_two(k.minus(half))
-    return high * first * second, low * first * second
+def _log1p_finite(x: Value, rest: Value | None = None) -> Value:
+    """log(1 + x + rest) for -1 < x < inf; `rest` is less than x's last place.
+
+    As 2**e (1 + f): f = x / 2**e + (1 / 2**e - 1). The term in parentheses is exact, or as good as
+    -1; the sum of the two is exact but for 1 <= e <= 2, when the second is larger.
+    """
+    bits = (x + 1.0).bits()
+    if x.is_double:
+        bits = bits.minus(0x3FE6A09E667F3BCD)  # of sqrt(1/2)
+        shift = bits & 0xFFF0000000000000
+        # Few CPUs convert 64-bit integers: write the exponent into the low bits of 2**52 instead.
+        biased = (shift.plus(1024 << 52) >> 52) | 0x4330000000000000
+        exponent = biased.number() - (2.0**52 + 1024)
+    else:
+        shift = bits.minus(0x3F2AAAAB) & 0xFF800000  # the bits of 2/3
+        exponent = shift.shifted_signed(23).converted()
+    scaled = x.bits().minus(shift).number()
+    scale = x.of(4.0).bits().minus(shift).number() * 0.25  # 2**-e, from a number that is normal
+    offset = scale - 1.0
+    f = scaled + offset
+    lost = scaled - (f - offset)
+    return log_of_parts(exponent, f, lost if rest is None else rest.times_plus(scale, lost))
 
 
 def sigmoid(x: Value) -> Value:
-    e, _ = _exp_of_minus(x.call("fabs"))
-    return where(x < 0.0, e, x.of(1.0)) / (e + 1.0) + where(x<math.inf, x.of(0.0), x*0.0)
-
-
-def sigmoid2(x: Value) -> Value:
-    e, low = _exp_of_minus(x.call("fabs"))
-    d = e + 1.0
-    d_low = e - (d - 1.0) + low
-    top = where(x < 0.0, e, x.of(1.0)) 
-    top_low = where(x < 0.0, low, x.of(0.0)) 
-    y = x.of(1.0) / d
-    q = top * y
-    rest = q.times_plus(-d, top) + (-q).times_plus(d_low, top_low)
-    return rest.times_plus(y, q)
+    """1 / (1 + 2**n exp(r)) for -x = n ln(2) + r, extended by 2**(-n/2): nothing overflows."""
+    limits, bias = ((-750.0, 750.0), 1023) if x.is_double else ((-106.0, 106.0), 127)
+    k, r = exponent_and_rest((-x).clamped(*limits), 2 * bias)
+    half = k >> 1
+    scale = power_of_two(k.minus(half))
+    one = power_of_two(half.of(2 * bias).minus(half))
+    total = scale + one
+    lost = one - (total - scale)  # a whole ulp of the denominator where exp(-x) is about 2**24
+    return one / (scale.times_plus(expm1_near_zero(r), lost) + total)
 
 
 def softplus(x: Value) -> Value:
-    e, low = _exp_of_minus(x.call("fabs"))
-    return where(x < 0.0, x.of(0.0), x) + _log1p_any(e, low)
+    """max(x, 0) + log1p(exp(-|x|)), the exponential with what its rounding lost."""
+    limits, bias = ((-750.0, 0.0), 1023) if x.is_double else ((-106.0, 0.0), 127)
+    k, r = exponent_and_rest((-x.call("fabs")).clamped(*limits), 2 * bias)
+    p = expm1_near_zero(r)
+    e = p + 1.0
+    rest = p - (e - 1.0)
+    half = k >> 1
+    first, second = power_of_two(half), power_of_two(k.minus(half))
+    return _positive_part(x) + _log1p_finite(e * first * second, rest * first * second)
 
 
-def gelu_single(x):
+def _positive_part(x: Value) -> Value:
+    """max(x, 0), NaN for NaN."""
+    return where(x < 0.0, x.of(0.0), x)
+
+
+def _squared(x: Value) -> tuple[Value, Value]:
+    """x**2, rounded and what that lost."""
+    square = x * x
+    return square, x.times_plus(x, -square)
+
+
+def gelu_single(x: Value) -> Value:
+    """max(x, 0) - |x| Phi(-|x|)."""
     size = x.call("fabs").clamped(0.0, 14.5)
-    square = size * size
-    p, s, t = _tail(size, square * 0.5, size.times_plus(size, -square) * 0.5, 1.0)
-    h = p.times_plus(size, size) * s * t
-    return where(x < 0.0, x.of(0.0), x) - h
+    square, lost = _squared(size)
+    p, first, second = _tail_single(size, square * 0.5, lost * 0.5, for_erfc=False)
+    return _positive_part(x) - p.times_plus(size, size) * first * second
 
 
-def _tail(size, high, low, scale):
-    near = size < 2.75 / scale
-    def part(table):
-        c0, center, c = table
-        v = size - center / scale
-        return v.polynomial(tuple(q * scale**i for i, q in enumerate(c)))
-    n0 = where(near, part(_NEAR), part(_FAR))
-    c0 = where(near, size.of(_NEAR[0]), _FAR[0])
-    bias = _ROUND + 254
-    shifted = (c0 - high + n0).times_plus(1 / math.log(2), bias)
-    n = shifted - bias
-    short = 0.693145751953125
-    k = n.times_plus(-short, c0)
-    r = (k - high) + (n.times_plus(-(math.log(2) - short), n0) - low)
-    kbits = shifted.bits()
-    half = kbits >> 1
-    return _expm1_near_zero(r), _power_of_two(half), _power_of_two(kbits.minus(half))
+def erfc_single(x: Value) -> Value:
+    """2 Phi(-sqrt(2) |x|), or 2 less that."""
+    size = x.call("fabs").clamped(0.0, 10.2)
+    p, first, second = _tail_single(size, *_squared(size), for_erfc=True)
+    tail = (p + 1.0) * first * second
+    return where(x < 0.0, -(tail - 2.0), tail)
 
-gelu_of = as_intrinsic("gelu_of", 1, gelu_single, gelu_single)
+
+def _tail_single(
+    x: Value, half_square: Value, lost: Value, for_erfc: bool
+) -> tuple[Value, Value, Value]:
+    """(p, s, t) with Phi(-x) = (1 + p) s t; for erfc, 2 Phi(-sqrt(2) x).
+
+    The exponential of c0 + c1 v + v**2 Q(v) - half_square - lost, v = x - center. The first two
+    and the fourth are large; less n ln(2), they cancel with one small error.
+    """
+    scale = math.sqrt(2) if for_erfc else 1.0
+
+    def piece(center: float, center_for_erfc: float, c0: float, rest: tuple[float, ...]):
+        v = x - (center_for_erfc if for_erfc else center)
+        low, c1, *q = (c * scale**i for i, c in enumerate(rest))
+        return v, x.of(c0), x.of(c1), (v * v).times_plus(v.polynomial(tuple(q)), low)
+
+    near = x < _TAIL_SPLIT / scale
+    pieces = zip(piece(*_TAIL_NEAR), piece(*_TAIL_FAR), strict=True)
+    v, c0, c1, rest = (where(near, a, b) for a, b in pieces)
+    fraction = ROUND + 254 + for_erfc  # twice the bias: `s` and `t` carry it once each
+    shifted = (v.times_plus(c1, c0 - half_square) + rest).times_plus(1 / math.log(2), fraction)
+    n = shifted - fraction
+    r = v.times_plus(c1, n.times_plus(-_LN2_SHORT, c0) - half_square)
+    r = r + (n.times_plus(-_LN2_REST, rest) - lost)
+    k = shifted.bits()
+    half = k >> 1
+    return expm1_near_zero(r), power_of_two(half), power_of_two(k.minus(half))
+
+
+def gelu_double(x: Value) -> Value:
+    """max(x, 0) - |x| Phi(-|x|)."""
+    size = x.call("fabs").clamped(0.0, 39.0)
+    square, lost = _squared(size)
+    return _positive_part(x) - _tail_double(size, square * 0.5, lost * 0.5, 4.0, size)
+
+
+def erfc_double(x: Value) -> Value:
+    """2 Phi(-sqrt(2) |x|), or 2 less that."""
+    size = x.call("fabs").clamped(0.0, 27.5)
+    tail = _tail_double(size, *_squared(size), 4.0 / math.sqrt(2), size.of(math.sqrt(2)))
+    return where(x < 0.0, -(tail - 2.0), tail)
+
+
+def _tail_double(x: Value, square: Value, lost: Value, k: float, factor: Value) -> Value:
+    """exp(-square - lost) P(t) factor / (x + k), with t = (x - k) / (x + k)."""
+    above, below = x - k, x + k
+    inverse = x.of(1.0) / below
+    t = above * inverse
+    t = t.times_plus(-below, above).times_plus(inverse, t)  # what division would give
+    m = t.polynomial(_TAIL_64) * factor * inverse
+    n, r = exponent_and_rest(-square, 2046)
+    half = n >> 1
+    result = expm1_near_zero(r - lost).times_plus(m, m)
+    return result * power_of_two(half) * power_of_two(n.minus(half))
+
+
 expm1_of = as_intrinsic("expm1_of", 1, expm1, expm1)
 log1p_of = as_intrinsic("log1p_of", 1, log1p, log1p)
 sigmoid_of = as_intrinsic("sigmoid_of", 1, sigmoid, sigmoid)
-sigmoid2_of = as_intrinsic("sigmoid2_of", 1, sigmoid2, sigmoid2)
 softplus_of = as_intrinsic("softplus_of", 1, softplus, softplus)
+erfc_of = as_intrinsic("erfc_of", 1, erfc_single, erfc_double)
+gelu_of = as_intrinsic("gelu_of", 1, gelu_single, gelu_double)
+
+__all__ = ["erfc_of", "expm1_of", "gelu_of", "log1p_of", "sigmoid_of", "softplus_of"]

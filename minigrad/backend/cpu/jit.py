@@ -42,6 +42,7 @@ HEADER = """\
 import math
 from numba import njit, types
 from minigrad.backend.cpu.elementary import *
+from minigrad.backend.cpu.elementary_tails import *
 from minigrad.backend.cpu.intrinsics import *
 from minigrad.backend.cpu.jit import compile_now, kernel_options
 
