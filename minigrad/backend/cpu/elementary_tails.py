@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 
 from minigrad.backend.cpu.elementary import (
+    ERF_NEAR_64,
     EXP,
     EXP_64,
     LN2_HIGH,
@@ -132,8 +133,8 @@ def softplus(x: Value) -> Value:
 
 
 def _positive_part(x: Value) -> Value:
-    """max(x, 0), NaN for NaN."""
-    return where(x < 0.0, x.of(0.0), x)
+    """max(x, -0), NaN for NaN."""
+    return where(x < 0.0, x.of(-0.0), x)
 
 
 def _squared(x: Value) -> tuple[Value, Value]:
@@ -179,34 +180,43 @@ def _tail_single(
     fraction = ROUND + 254 + for_erfc  # twice the bias: `s` and `t` carry it once each
     shifted = (v.times_plus(c1, c0 - half_square) + rest).times_plus(1 / math.log(2), fraction)
     n = shifted - fraction
-    r = v.times_plus(c1, n.times_plus(-_LN2_SHORT, c0) - half_square)
-    r = r + (n.times_plus(-_LN2_REST, rest) - lost)
+    r_high = v.times_plus(c1, n.times_plus(-_LN2_SHORT, c0) - half_square)
+    r_low = n.times_plus(-_LN2_REST, rest) - lost
+    r = r_high + r_low
+    p = (r * r).times_plus(r.polynomial(EXP), r_low - (r - r_high)) + r
     k = shifted.bits()
     half = k >> 1
-    return expm1_near_zero(r), power_of_two(half), power_of_two(k.minus(half))
+    return p, power_of_two(half), power_of_two(k.minus(half))
 
 
 def gelu_double(x: Value) -> Value:
     """max(x, 0) - |x| Phi(-|x|)."""
     size = x.call("fabs").clamped(0.0, 39.0)
     square, lost = _squared(size)
-    return _positive_part(x) - _tail_double(size, square * 0.5, lost * 0.5, 4.0, size)
+    return _positive_part(x) - _tail_double(size, square * 0.5, lost * 0.5, 4.0, 1.0, size)
 
 
 def erfc_double(x: Value) -> Value:
     """2 Phi(-sqrt(2) |x|), or 2 less that."""
     size = x.call("fabs").clamped(0.0, 27.5)
-    tail = _tail_double(size, *_squared(size), 4.0 / math.sqrt(2), size.of(math.sqrt(2)))
-    return where(x < 0.0, -(tail - 2.0), tail)
+    root = math.sqrt(2)
+    tail = _tail_double(size, *_squared(size), 4.0 / root, root, size.of(1.0))
+    near = x.of(1.0) - x.times_plus((x * x).polynomial(ERF_NEAR_64), x)
+    return where(size < 0.75, near, where(x < 0.0, -(tail - 2.0), tail))
 
 
-def _tail_double(x: Value, square: Value, lost: Value, k: float, factor: Value) -> Value:
-    """exp(-square - lost) P(t) factor / (x + k), with t = (x - k) / (x + k)."""
+def _tail_double(
+    x: Value, square: Value, lost: Value, k: float, scale: float, factor: Value
+) -> Value:
+    """exp(-square - lost) * factor * scale * P(t) / (x + k), with t = (x - k) / (x + k)."""
     above, below = x - k, x + k
     inverse = x.of(1.0) / below
-    t = above * inverse
-    t = t.times_plus(-below, above).times_plus(inverse, t)  # what division would give
-    m = t.polynomial(_TAIL_64) * factor * inverse
+
+    def divided(a: Value) -> Value:
+        quotient = a * inverse
+        return quotient.times_plus(-below, a).times_plus(inverse, quotient)
+
+    m = divided(divided(above).polynomial(tuple(c * scale for c in _TAIL_64)) * factor)
     n, r = exponent_and_rest(-square, 2046)
     half = n >> 1
     result = expm1_near_zero(r - lost).times_plus(m, m)
