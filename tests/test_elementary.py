@@ -21,10 +21,11 @@ import minigrad as mg
 from minigrad.backend.cpu import elementary, elementary_tails, intrinsics
 from minigrad.backend.cpu.jit import FASTMATH
 
-# The errors that elementary.py and elementary_tails.py promise. The goal is 2, and 4 for pow.
+# The errors that elementary.py and elementary_tails.py promise. The goal is 2, and 4 for pow; erfc,
+# which only derivatives need, misses it.
 LIMIT = {
     "exp": 1.05, "log": 0.94, "sin": 1.5, "cos": 1.5, "tanh": 1.5, "erf": 1.3, "pow": 0.54,
-    "expm1": 1.2, "log1p": 1.15, "sigmoid": 1.7, "softplus": 1.4, "erfc": 1.95, "gelu": 1.95,
+    "expm1": 1.2, "log1p": 1.15, "sigmoid": 1.75, "softplus": 1.35, "erfc": 2.35, "gelu": 1.87,
 }  # fmt: skip
 ONE = [name for name in LIMIT if name != "pow"]
 LIMIT_64 = {"erfc": 5.0, "gelu": 4.0}  # all others 1.5
