@@ -340,6 +340,7 @@ class Tensor(Handle):
     divide = f.divide
     equal = f.equal
     erf = f.erf
+    erfc = f.erfc
     exp = f.exp
     expand_dims = f.expand_dims
     expm1 = f.expm1

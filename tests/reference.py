@@ -115,6 +115,21 @@ def _log(x: float) -> float:
     return -math.inf if x == 0 else _total(math.log)(x)
 
 
+def _expm1(x: float) -> float:
+    try:
+        return math.expm1(x)
+    except OverflowError:
+        return math.inf
+
+
+def _log1p(x: float) -> float:
+    return -math.inf if x == -1 else _total(math.log1p)(x)
+
+
+def _sigmoid(x: float) -> float:
+    return (math.exp(x) if x < 0 else 1.0) / (1.0 + math.exp(-abs(x)))
+
+
 def _div(a: float, b: float) -> float:
     if b != 0:
         return a / b
@@ -169,6 +184,12 @@ SCALAR: dict[str, Callable[..., Any]] = {
     "cos": _total(math.cos),
     "tanh": math.tanh,
     "erf": math.erf,
+    "expm1": _expm1,
+    "log1p": _log1p,
+    "erfc": math.erfc,
+    "sigmoid": _sigmoid,
+    "softplus": lambda x: _maximum(x, 0.0) + math.log1p(math.exp(-abs(x))),
+    "gelu": lambda x: 0.0 if x == -math.inf else x * 0.5 * math.erfc(-x * math.sqrt(0.5)),
     "abs": abs,
     "sign": _sign,
     "floor": _floor,

@@ -122,7 +122,10 @@ def test_elementary_function_to_a_few_units_in_the_last_place(name, f, low, high
 
 
 SPECIAL = [0.0, 1.0, -1.0, 0.5, -2.5, 3.0, 1e30, -1e30, math.inf, -math.inf, math.nan]
-UNARY = ["neg", "exp", "log", "sqrt", "rsqrt", "tanh", "erf", "abs", "sign", "floor"]
+UNARY = [
+    *("neg", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "tanh", "erf", "erfc", "sigmoid"),
+    *("softplus", "gelu", "abs", "sign", "floor"),
+]
 BINARY = ["add", "sub", "mul", "div", "maximum", "minimum", "less", "less_equal", "equal", "pow"]
 
 

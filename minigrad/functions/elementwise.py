@@ -156,12 +156,7 @@ def exp(x: Tensor) -> Tensor:
 
 def expm1(x: Tensor) -> Tensor:
     """exp(x) - 1, accurate near 0."""
-    node = as_float(node_of("expm1", x))
-    e = ops.exp(node)
-    # exp(x) - 1 = tanh(x / 2) * (exp(x) + 1) has no cancellation. It enters as a correction behind
-    # stop_gradient, so that the derivative of every order is exp(x) itself.
-    accurate = ops.tanh(node * 0.5) * (e + 1.0)
-    return wrap(_corrected(node, e - 1.0, accurate, below=0.5))
+    return wrap(ops.expm1(as_float(node_of("expm1", x))))
 
 
 def log(x: Tensor) -> Tensor:
@@ -171,22 +166,7 @@ def log(x: Tensor) -> Tensor:
 
 def log1p(x: Tensor) -> Tensor:
     """log(1 + x), accurate near 0."""
-    node = as_float(node_of("log1p", x))
-    # 2 atanh(s) with s = x / (2 + x), |s| <= 1/7 where it is used. Kahan's log(u) * x / (u - 1) is
-    # lost where a compiler may reassociate (1 + x) - 1.
-    s = node / (node + 2.0)
-    s_squared = s * s
-    terms = 5 if node.dtype.itemsize == 4 else 10
-    series = like(1.0 / (2 * terms + 1), node)
-    for k in reversed(range(terms)):
-        series = series * s_squared + 1.0 / (2 * k + 1)
-    return wrap(_corrected(node, ops.log(node + 1.0), series * s * 2.0, below=0.25))
-
-
-def _corrected(x: Node, plain: Node, accurate: Node, below: float) -> Node:
-    """`plain` with its derivatives, but the value `accurate` where |x| < below."""
-    near = ops.less(ops.abs_(x), like(below, x))
-    return plain + ops.stop_gradient(ops.where(near, accurate - plain, zeros_like(x)))
+    return wrap(ops.log1p(as_float(node_of("log1p", x))))
 
 
 def log2(x: Tensor) -> Tensor:
@@ -204,7 +184,7 @@ def logaddexp(x1: Operand, x2: Operand) -> Tensor:
     high, low = maximum(x1, x2), minimum(x1, x2)
     finite = isfinite(high)  # two equal infinities: their difference is not 0
     gap = where(finite, subtract(low, high), 0.0)
-    return where(finite, add(high, log1p(exp(gap))), high)
+    return where(finite, add(high, wrap(ops.softplus(as_float(gap.node)))), high)
 
 
 def sqrt(x: Tensor) -> Tensor:
@@ -256,6 +236,11 @@ def _cosh(x: Node) -> Node:
 def erf(x: Tensor) -> Tensor:
     """The error function."""
     return wrap(ops.erf(as_float(node_of("erf", x))))
+
+
+def erfc(x: Tensor) -> Tensor:
+    """1 - erf(x), accurate where erf(x) is near 1."""
+    return wrap(ops.erfc(as_float(node_of("erfc", x))))
 
 
 # Rounding; integers are round already

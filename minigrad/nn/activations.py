@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from minigrad import ops
 from minigrad.functions.arguments import expand_to, node_of, one_axis
-from minigrad.functions.elementwise import expm1, log1p
 from minigrad.graph import Node, zeros_like
 from minigrad.handle import wrap
 from minigrad.nn.arguments import floating
@@ -51,7 +50,7 @@ def selu(x: Tensor) -> Tensor:
 
 def _expm1_below_zero(x: Node) -> Node:
     # The branch that is not taken must stay finite: its derivative is multiplied by 0.
-    return expm1(wrap(_piecewise(x, x, zeros_like(x)))).node
+    return ops.expm1(_piecewise(x, x, zeros_like(x)))
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
@@ -62,26 +61,22 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     """
     node = floating("gelu", x)
     if approximate == "none":
-        return wrap(node * 0.5 * (ops.erf(node * math.sqrt(0.5)) + 1.0))
+        return wrap(ops.gelu(node))
     if approximate == "tanh":
-        inner = (node + node * node * node * 0.044715) * math.sqrt(2 / math.pi)
-        return wrap(node * 0.5 * (ops.tanh(inner) + 1.0))
+        inner = (node + node * node * node * 0.044715) * math.sqrt(8 / math.pi)
+        return wrap(node * ops.sigmoid(inner))  # 0.5 * (1 + tanh(x)) is sigmoid(2 * x)
     raise ValueError(f"gelu: expected approximate 'none' or 'tanh', got {approximate!r}.")
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x)), as 0.5 * tanh(0.5 * x) + 0.5, which cannot overflow."""
-    return wrap(_sigmoid(floating("sigmoid", x)))
-
-
-def _sigmoid(x: Node) -> Node:
-    return ops.tanh(x * 0.5) * 0.5 + 0.5
+    """1 / (1 + exp(-x)), without overflow for any x."""
+    return wrap(ops.sigmoid(floating("sigmoid", x)))
 
 
 def silu(x: Tensor) -> Tensor:
     """X * sigmoid(x), also called swish."""
     node = floating("silu", x)
-    return wrap(node * _sigmoid(node))
+    return wrap(node * ops.sigmoid(node))
 
 
 def tanh(x: Tensor) -> Tensor:
@@ -94,13 +89,7 @@ def softplus(x: Tensor, beta: float = 1.0) -> Tensor:
     node = floating("softplus", x)
     if not beta > 0:
         raise ValueError(f"softplus: expected beta > 0, got {beta}.")
-    return wrap(softplus_node(node) if beta == 1 else softplus_node(node * beta) / beta)
-
-
-def softplus_node(x: Node) -> Node:
-    """max(x, 0) + log(1 + exp(-|x|)), with all derivatives right at 0, where abs has a kink."""
-    minus_abs = _piecewise(x, x, -x)
-    return _piecewise(x, zeros_like(x), x) + log1p(wrap(ops.exp(minus_abs))).node
+    return wrap(ops.softplus(node) if beta == 1 else ops.softplus(node * beta) / beta)
 
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:

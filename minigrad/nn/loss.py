@@ -11,7 +11,7 @@ from minigrad.dtype import int64
 from minigrad.functions.arguments import as_type, drop_axes, expand_to, node_of
 from minigrad.graph import Node, like, zeros_like
 from minigrad.handle import wrap
-from minigrad.nn.activations import log_softmax_node, softplus_node
+from minigrad.nn.activations import log_softmax_node
 from minigrad.nn.arguments import beside, floating, fraction, reduction_of
 
 if TYPE_CHECKING:
@@ -81,12 +81,13 @@ def binary_cross_entropy_with_logits(
     where = "binary_cross_entropy_with_logits"
     a = floating(where, x)
     t = beside(where, a, "target", target, a.shape)
-    # log(1 + exp(x)) is -log(1 - sigmoid(x)), and log(1 + exp(-x)) = log(1 + exp(x)) - x.
-    if pos_weight is None:
-        loss = softplus_node(a) - a * t
-    else:
+    # softplus(x) is -log(1 - sigmoid(x)), and softplus(-x) is less by x: the difference would cost
+    # a confident prediction's small loss its digits.
+    if_positive = t * ops.softplus(-a)
+    if pos_weight is not None:
         positive = expand_to(beside(where, a, "pos_weight", pos_weight), a.shape)
-        loss = (1.0 - t) * a + (1.0 + (positive - 1.0) * t) * softplus_node(-a)
+        if_positive = if_positive * positive
+    loss = if_positive + (1.0 - t) * ops.softplus(a)
     if weight is not None:
         loss = loss * expand_to(beside(where, a, "weight", weight), a.shape)
     return _reduce(where, loss, reduction)

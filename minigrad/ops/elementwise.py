@@ -75,16 +75,33 @@ def _pow_vjp(g: Node, y: Node, a: Node, b: Node) -> tuple[Node, Node | None]:
 
 _ERF_SLOPE = 2.0 / math.sqrt(math.pi)
 
+
+def _gelu_vjp(g: Node, y: Node, x: Node) -> tuple[Node]:
+    """Phi(x) + x phi(x), the normal distribution's function and density."""
+    phi = exp(-0.5 * (x * x)) * (1.0 / math.sqrt(2.0 * math.pi))
+    return (g * (0.5 * erfc(x * -math.sqrt(0.5)) + x * phi),)
+
+
+# expm1 to gelu are not composed of the others because, small, they would lose their digits to
+# cancellation, and in gelu's and softplus's case be rounded too often. Their derivatives are
+# chosen to keep them, too: sigmoid's is not y (1 - y), nor is expm1's y + 1.
+
 # fmt: off
 neg     = _elementwise("neg", *_NUMBER, vjp=lambda g, y, x: (-g,))
 exp     = _elementwise("exp", *_FLOAT, vjp=lambda g, y, x: (g * y,))
 log     = _elementwise("log", *_FLOAT, vjp=lambda g, y, x: (g / x,))
+expm1   = _elementwise("expm1", *_FLOAT, vjp=lambda g, y, x: (g * exp(x),))
+log1p   = _elementwise("log1p", *_FLOAT, vjp=lambda g, y, x: (g / (x + 1.0),))
 sqrt    = _elementwise("sqrt", *_FLOAT, vjp=lambda g, y, x: (g * 0.5 / y,))
 rsqrt   = _elementwise("rsqrt", *_FLOAT, vjp=lambda g, y, x: (-0.5 * g * (y * y * y),))
 sin     = _elementwise("sin", *_FLOAT, vjp=lambda g, y, x: (g * cos(x),))
 cos     = _elementwise("cos", *_FLOAT, vjp=lambda g, y, x: (-(g * sin(x)),))
 tanh    = _elementwise("tanh", *_FLOAT, vjp=lambda g, y, x: (g * (1.0 - y * y),))
 erf     = _elementwise("erf", *_FLOAT, vjp=lambda g, y, x: (g * _ERF_SLOPE * exp(-(x * x)),))
+erfc    = _elementwise("erfc", *_FLOAT, vjp=lambda g, y, x: (g * -_ERF_SLOPE * exp(-(x * x)),))
+sigmoid = _elementwise("sigmoid", *_FLOAT, vjp=lambda g, y, x: (g * (y * sigmoid(-x)),))
+softplus = _elementwise("softplus", *_FLOAT, vjp=lambda g, y, x: (g * sigmoid(x),))
+gelu    = _elementwise("gelu", *_FLOAT, vjp=_gelu_vjp)
 abs_    = _elementwise("abs", *_NUMBER, vjp=lambda g, y, x: (g * sign(x),))
 sign    = _elementwise("sign", *_NUMBER, vjp=_zero)
 floor   = _elementwise("floor", *_FLOAT, vjp=_zero)

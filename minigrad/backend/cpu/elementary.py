@@ -25,12 +25,12 @@ import math
 
 from minigrad.backend.cpu.exact_float import Value, as_intrinsic, where
 
-_LN2_HIGH, _LN2_LOW = 0.6931471824645996, -1.904654299957768e-09  # the high part is a float32
-_LN2_HIGH_64, _LN2_LOW_64 = 0.6931471805599453, 2.3190468138462996e-17
+LN2_HIGH, LN2_LOW = 0.6931471824645996, -1.904654299957768e-09  # the high part is a float32
+LN2_HIGH_64, LN2_LOW_64 = 0.6931471805599453, 2.3190468138462996e-17
 _LN2_SHORT_64, _LN2_REST_64 = 0.6931471803691238, 1.9082149292705877e-10  # high part: 32 bits
 # (exp(r) - 1 - r) / r**2 on |r| <= ln(2) / 2, relative to expm1(r): 2**-26 and 2**-61
-_EXP = (0.5, 0.166665405, 0.041666273, 0.00836691074, 0.00139470177)
-_EXP_64 = (
+EXP = (0.5, 0.166665405, 0.041666273, 0.00836691074, 0.00139470177)
+EXP_64 = (
     0.5, 0.16666666666666677, 0.041666666666666706, 0.008333333333321149, 0.001388888888886595,
     0.0001984126988749523, 2.480158736232691e-05, 2.755724269927098e-06, 2.75572412361571e-07,
     2.5109604790570622e-08, 2.092491621976053e-09,
@@ -66,7 +66,7 @@ _TANH_64 = (
 )  # fmt: skip
 # erf(x) / x - 1 in x**2 up to |x| = 0.89 (2**-26) and 1 (2**-57)
 _ERF_NEAR = (0.128379151, -0.376125395, 0.112823002, -0.0267847572, 0.00502071669, -0.000613614044)
-_ERF_NEAR_64 = (
+ERF_NEAR_64 = (
     0.12837916709551256, -0.3761263890318355, 0.11283791670945252, -0.026866170643276045,
     0.00522397760742236, -0.0008548325989655975, 0.00012055295319581227, -1.4924744650741032e-05,
     1.6447517574069751e-06, -1.6209175452722957e-07, 1.3722975521887176e-08,
@@ -96,26 +96,26 @@ _TWO_OVER_PI = (
 
 # Added to a number of smaller size, these leave no bits behind the point: the sum's low bits are
 # the nearest integer. Unlike a conversion, that has a result for NaN, too.
-_ROUND, _ROUND_64 = 1.5 * 2.0**23, 1.5 * 2.0**52
+ROUND, ROUND_64 = 1.5 * 2.0**23, 1.5 * 2.0**52
 
 
-def _exponent_and_rest(x: Value, bias: int) -> tuple[Value, Value]:
+def exponent_and_rest(x: Value, bias: int) -> tuple[Value, Value]:
     """(k, r) with x = n * ln(2) + r, |r| <= ln(2) / 2, and n + bias in the integer k's low bits."""
     if x.is_double:
-        fraction, high, low = _ROUND_64 + bias, _LN2_HIGH_64, _LN2_LOW_64
+        fraction, high, low = ROUND_64 + bias, LN2_HIGH_64, LN2_LOW_64
     else:
-        fraction, high, low = _ROUND + bias, _LN2_HIGH, _LN2_LOW
+        fraction, high, low = ROUND + bias, LN2_HIGH, LN2_LOW
     shifted = x.times_plus(1 / math.log(2), fraction)
     n = shifted - fraction
     return shifted.bits(), n.times_plus(-low, n.times_plus(-high, x))
 
 
-def _expm1_near_zero(r: Value) -> Value:
+def expm1_near_zero(r: Value) -> Value:
     """exp(r) - 1 for |r| <= ln(2) / 2."""
-    return (r * r).times_plus(r.polynomial(_EXP_64 if r.is_double else _EXP), r)
+    return (r * r).times_plus(r.polynomial(EXP_64 if r.is_double else EXP), r)
 
 
-def _power_of_two(k: Value) -> Value:
+def power_of_two(k: Value) -> Value:
     """2**n, from an integer whose low bits are n + bias; the shift drops those above."""
     return (k << (52 if k.is_double else 23)).number()
 
@@ -124,15 +124,15 @@ def exp(x: Value) -> Value:
     """The exponential of x = n ln(2) + r: that of r times 2**n."""
     # 2**n in two factors: a result may be subnormal, and 2**128 exp(r) still be in range.
     limits, bias = ((-750.0, 710.0), 1023) if x.is_double else ((-106.0, 90.0), 127)
-    k, r = _exponent_and_rest(x.clamped(*limits), 2 * bias)
+    k, r = exponent_and_rest(x.clamped(*limits), 2 * bias)
     half = k >> 1
-    return (_expm1_near_zero(r) + 1.0) * _power_of_two(half) * _power_of_two(k.minus(half))
+    return (expm1_near_zero(r) + 1.0) * power_of_two(half) * power_of_two(k.minus(half))
 
 
 def _exp_normal(x: Value) -> Value:
     """exp(x) where neither it nor x is extreme."""
-    k, r = _exponent_and_rest(x, 1023 if x.is_double else 127)
-    return (_expm1_near_zero(r) + 1.0) * _power_of_two(k)
+    k, r = exponent_and_rest(x, 1023 if x.is_double else 127)
+    return (expm1_near_zero(r) + 1.0) * power_of_two(k)
 
 
 def tanh(x: Value) -> Value:
@@ -142,9 +142,9 @@ def tanh(x: Value) -> Value:
     z = size * size
     below = (size * z).times_plus(z.polynomial(near), size)
     limited = size.clamped(0.0, end)  # beyond, it rounds to 1
-    k, r = _exponent_and_rest(limited + limited, bias)
-    scale = _power_of_two(k)
-    expm1 = scale.times_plus(_expm1_near_zero(r), scale - 1.0)
+    k, r = exponent_and_rest(limited + limited, bias)
+    scale = power_of_two(k)
+    expm1 = scale.times_plus(expm1_near_zero(r), scale - 1.0)
     # Near 0 the quotient's three roundings would add up to 2.4 ulp.
     above = expm1 / (expm1 + 2.0)
     return where(size < 0.3125, below, above).call("copysign", x)
@@ -158,21 +158,35 @@ def log_single(x: Value) -> Value:
     exponent = bits.shifted_signed(23).converted()
     exponent = where(tiny, exponent - 23.0, exponent)
     f = (bits & 0x7FFFFF).plus(offset).number() - 1.0
-    result = (f * f).times_plus(f.polynomial(_LOG), f)
-    return _log_special(x, exponent.times_plus(_LN2_HIGH, result))
+    return _log_special(x, log_of_parts(exponent, f))
 
 
 def log_double(x: Value) -> Value:
-    """As fdlibm's e_log.c: e ln(2) + f - f**2 / 2 + s (f**2 / 2 + R(s**2)), s = f / (2 + f)."""
+    """As `log_single`, with 1 + f from sqrt(1/2) to sqrt(2)."""
     tiny = x < 2.0**-1022
     exponent, f = _split_double(where(tiny, x * 2.0**54, x))
-    exponent = where(tiny, exponent - 54.0, exponent)
+    return _log_special(x, log_of_parts(where(tiny, exponent - 54.0, exponent), f))
+
+
+def log_of_parts(exponent: Value, f: Value, rest: Value | None = None) -> Value:
+    """log(1 + f + rest) + exponent * ln(2), where `rest` is less than f's last place.
+
+    In float64 as fdlibm's e_log.c: f - f**2 / 2 + s (f**2 / 2 + R(s**2)), s = f / (2 + f).
+    """
+    if not f.is_double:
+        square, polynomial = f * f, f.polynomial(_LOG)
+        if rest is None:
+            result = square.times_plus(polynomial, f)
+        else:
+            result = square.times_plus(polynomial, rest) + f
+        return exponent.times_plus(LN2_HIGH, result)
     s, half = f / (f + 2.0), f * f * 0.5
     z = s * s
     correction = s * (z.times_plus(z.polynomial(_LOG_64), half))
+    if rest is not None:
+        correction = correction + rest
     correction = exponent.times_plus(_LN2_REST_64, correction)
-    result = exponent.times_plus(_LN2_SHORT_64, f - (half - correction))
-    return _log_special(x, result)
+    return exponent.times_plus(_LN2_SHORT_64, f - (half - correction))
 
 
 def _split_double(x: Value) -> tuple[Value, Value]:
@@ -205,10 +219,10 @@ def _quarter_turns(x: Value) -> tuple[Value, Value]:
     for start, next_high, next_low in _TWO_OVER_PI[1:]:
         smaller = size < start
         high, low = where(smaller, high, next_high), where(smaller, low, next_low)
-    first = x.times_plus(high, _ROUND_64)
-    rest = x.times_plus(low, x.times_plus(high, -(first - _ROUND_64)))
-    second = rest + _ROUND_64  # `low` may have moved it past 1/2
-    rest = rest - (second - _ROUND_64)
+    first = x.times_plus(high, ROUND_64)
+    rest = x.times_plus(low, x.times_plus(high, -(first - ROUND_64)))
+    second = rest + ROUND_64  # `low` may have moved it past 1/2
+    rest = rest - (second - ROUND_64)
     quarters = first.bits().low_half().plus(second.bits().low_half())
     return quarters, (rest * (math.pi / 2)).as_single()
 
@@ -237,7 +251,7 @@ def cos_single(x: Value) -> Value:
 def erf(x: Value) -> Value:
     """Near 0, x + x P(x**2); farther out 1 - exp(Q(|x|)), with x's sign."""
     near, far, origin, split, end = (
-        (_ERF_NEAR_64, _ERF_FAR_64, 1.0, 1.0, 6.0)
+        (ERF_NEAR_64, _ERF_FAR_64, 1.0, 1.0, 6.0)
         if x.is_double
         else (_ERF_NEAR, _ERF_FAR, 0.0, 0.875, 4.0)
     )
@@ -256,8 +270,8 @@ def pow_single(x: Value, y: Value) -> Value:
     logarithm = s.times_plus((s * s).polynomial(_LOG2), exponent)
     logarithm = _log_special(size.as_double(), logarithm)
     t = (wide_y * logarithm).clamped(-200.0, 200.0)
-    shifted = t + _ROUND_64
-    fraction = t - (shifted - _ROUND_64)
+    shifted = t + ROUND_64
+    fraction = t - (shifted - ROUND_64)
     scaled = fraction.polynomial(_EXP2).bits().plus(shifted.bits() << 52).number()
     result = scaled.as_single()
 

@@ -17,6 +17,7 @@ HEADER = """\
 import math
 from numba import njit, types
 from minigrad.backend.cpu.elementary import *
+from minigrad.backend.cpu.elementary_tails import *
 from minigrad.backend.cpu.intrinsics import *
 from minigrad.backend.cpu.native import kernel_options
 
