@@ -16,7 +16,7 @@ from backend_harness import run_program
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from minigrad.backend.cpu import conv, conv_lowering, micro, tables
+from minigrad.backend.cpu import conv, conv_lowering, machine, tables
 from minigrad.backend.launch import Operand, contiguous_strides
 
 FLOATS = ("float32", "float64")
@@ -258,7 +258,7 @@ def test_images_larger_than_the_cache_go_by_bands(name, direction, budget, monke
 @pytest.mark.parametrize("nbytes", [16, 32])
 @pytest.mark.parametrize("name", ["ragged", "stride 2", "lenet 1"])
 def test_machines_with_narrower_vectors(name, nbytes, direction, monkeypatch):
-    monkeypatch.setattr(micro, "vector_bytes", lambda: nbytes)
+    monkeypatch.setattr(machine, "vector_bytes", lambda: nbytes)
     case = FORWARDS[name]
     if direction != "forward":
         case = backward_data(case, *case.x[2:]) if direction == "data" else backward_weight(case)

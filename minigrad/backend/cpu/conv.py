@@ -27,7 +27,8 @@ from minigrad.backend.cpu.conv_lowering import (
     divide_up,
     is_run,
 )
-from minigrad.backend.cpu.micro import lanes, vector_registers
+from minigrad.backend.cpu.emitter import lanes
+from minigrad.backend.cpu.machine import vector_registers
 from minigrad.backend.cpu.tables import shares
 from minigrad.backend.launch import Operand, Pointer, Program, contiguous_strides
 

@@ -15,7 +15,7 @@ Every kernel starts by unpacking its table; the field lists here are the layouts
 
 from __future__ import annotations
 
-from minigrad.backend.cpu.micro import ITEMSIZE, lanes
+from minigrad.backend.cpu.emitter import ITEMSIZE, lanes
 
 # A row table's entry for a row of padding: no byte offset can take this value.
 NOWHERE = -(1 << 62)
@@ -62,16 +62,19 @@ def _unpack(fields: list[str], indent: int = 4) -> str:
     return "".join(f"{' ' * indent}{f} = load_int64(table, {i})\n" for i, f in enumerate(fields))
 
 
-def _prologue(dtype: str, *names: str, **tiles: tuple[str, int, int]) -> str:
-    """Module-level lines: the micro-kernels a source uses, and the sizes of its vectors."""
+def _prologue(dtype: str, *names: str, **made: tuple[str, *tuple[int, ...]]) -> str:
+    """Module-level lines: the micro-kernels a source uses, and the sizes of its vectors.
+
+    `made` are those that have parameters besides the dtype: (maker, parameters).
+    """
     lines = [f"LANES, ITEM = {lanes(dtype)}, {ITEMSIZE[dtype]}"]
-    makers = sorted({*names, *(maker for maker, _, _ in tiles.values())})
+    makers = sorted({*names, *(maker for maker, *_ in made.values())})
     if makers:
         lines.insert(0, f"from minigrad.backend.cpu.micro import {', '.join(makers)}")
     lines += [f"{name} = {name}({dtype!r})" for name in names]
     lines += [
-        f"{name} = {maker}({dtype!r}, {rows}, {columns})"
-        for name, (maker, rows, columns) in tiles.items()
+        f"{name} = {maker}({', '.join(map(repr, (dtype, *parameters)))})"
+        for name, (maker, *parameters) in made.items()
     ]
     return "\n".join(lines) + "\n"
 
@@ -82,7 +85,7 @@ def lower(dtype: str) -> str:
     mode 1: neighbouring columns are neighbours in memory; 2: they are two elements apart;
     0: anything, including inserted zeros (out_step > 1).
     """
-    return f"""{_prologue(dtype, "copy_window", "copy_even_window")}
+    return f"""{_prologue(dtype, copy_rows=("copy_windows", 1), copy_even_rows=("copy_windows", 2))}
 NOWHERE = {NOWHERE}
 
 
@@ -122,15 +125,12 @@ def kernel(table, unit, slot):
                     while v >= 0:
                         src = start + (v - low) * step_bytes
                         dst = plane + v * ITEM
-                        for i in range(rows):
-                            offset = load_int64(row_offsets, i)
-                            if offset == NOWHERE:
-                                copy_window(dst, src, 0, 0)
-                            elif mode == 1:
-                                copy_window(dst, src + offset, low - v, high - v)
-                            else:
-                                copy_even_window(dst, src + offset, low - v, high - v)
-                            dst += row_bytes
+                        if mode == 1:
+                            copy_rows(dst, row_bytes, src, row_offsets, NOWHERE, rows,
+                                      low - v, high - v)
+                        else:
+                            copy_even_rows(dst, row_bytes, src, row_offsets, NOWHERE, rows,
+                                           low - v, high - v)
                         v -= LANES
                 plane += plane_bytes
 """

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from minigrad.backend.cpu import conv_kernels as kernels
-from minigrad.backend.cpu import micro
+from minigrad.backend.cpu import machine
 from minigrad.backend.cpu.conv_axis import Axis
 from minigrad.backend.cpu.jit import Kernel, compile_kernel
 from minigrad.backend.cpu.tables import shares
@@ -16,7 +16,7 @@ from minigrad.backend.launch import Operand, Pointer, Program
 
 # What a task works on at a time stays in half of a core's second cache. A quarter of it redoes more
 # halo rows and has shorter tiles: up to 10% slower on large layers.
-_BLOCK_BYTES = 1 << 19
+_BLOCK_BYTES = machine.second_cache().nbytes // 2
 _LEAST_BAND = 4  # rows; in smaller bands most of the lowering is halo
 
 
@@ -87,7 +87,7 @@ class Lowering:
         self._cut(images, rows.out, halo, row_bytes, work)
         self.lowered_rows = self.band_rows + halo
         # A row's last vector may spill past its end.
-        slot_bytes = planes * self.lowered_rows * columns.out * item + micro.vector_bytes()
+        slot_bytes = planes * self.lowered_rows * columns.out * item + machine.vector_bytes()
         slot_bytes = aligned(slot_bytes)
         scratch: Pointer | int = 0
         if not self.direct:

@@ -14,7 +14,7 @@ from math import ceil
 from minigrad.backend.cpu import gemm_kernels
 from minigrad.backend.cpu.driver import num_threads
 from minigrad.backend.cpu.jit import Kernel
-from minigrad.backend.cpu.micro import lanes
+from minigrad.backend.cpu.emitter import lanes
 from minigrad.backend.launch import Operand, Pointer, Program, contiguous_strides
 
 # Products that one accumulator sums before the next block starts from 0. 512 is 7% faster at 512

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from textwrap import indent
 
-from minigrad.backend.cpu.window_vectors import vector_bytes
+from minigrad.backend.cpu.machine import vector_bytes
 from minigrad.backend.launch import Operand
 
 

@@ -8,7 +8,6 @@ The number of lanes is a compile-time constant, passed where no argument's type 
 
 from __future__ import annotations
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -17,12 +16,6 @@ from numba.core.datamodel.registry import register_default
 from numba.extending import intrinsic
 
 _WORD = ir.IntType(32)
-
-
-def vector_bytes() -> int:
-    """Bytes of this CPU's widest vector register."""
-    features = llvmlite.binding.get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
 
 
 class Vector(types.Type):

@@ -1,0 +1,224 @@
+"""Writes vector code: the instructions that the micro-kernels are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from minigrad.backend.cpu import machine
+
+ITEMSIZE = {"float32": 4, "float64": 8}
+_WORD, _INT32, _BIT = ir.IntType(64), ir.IntType(32), ir.IntType(1)
+
+
+def lanes(dtype: str) -> int:
+    """Elements of `dtype` in one vector."""
+    return machine.vector_bytes() // ITEMSIZE[dtype]
+
+
+def word(n: int) -> ir.Constant:
+    """A constant of 64 bits."""
+    return ir.Constant(_WORD, n)
+
+
+class Emitter:
+    """Writes vector instructions of one dtype with an IR builder."""
+
+    def __init__(self, builder: ir.IRBuilder, dtype: str):
+        self.builder, self.itemsize, self.lanes = builder, ITEMSIZE[dtype], lanes(dtype)
+        self.scalar = ir.FloatType() if dtype == "float32" else ir.DoubleType()
+        self.vector = ir.VectorType(self.scalar, self.lanes)
+        self.suffix = f"v{self.lanes}f{8 * self.itemsize}"
+        self.zero = ir.Constant(self.vector, [0.0] * self.lanes)
+        self.mask = ir.VectorType(_BIT, self.lanes)
+        self.align = ir.Constant(_INT32, self.itemsize)
+
+    def _intrinsic(self, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
+        return cgutils.get_or_insert_function(
+            self.builder.module, ir.FunctionType(result, arguments), f"llvm.{name}"
+        )
+
+    def add(self, address: Any, *terms: Any) -> Any:
+        for term in terms:
+            address = self.builder.add(address, word(term) if isinstance(term, int) else term)
+        return address
+
+    def times(self, a: Any, n: int) -> Any:
+        return self.builder.mul(a, word(n))
+
+    def vector_bytes(self, index: int) -> int:
+        return index * self.lanes * self.itemsize
+
+    def load(self, address: Any) -> Any:
+        pointer = self.builder.inttoptr(address, self.vector.as_pointer())
+        return self.builder.load(pointer, align=self.itemsize)
+
+    def store(self, value: Any, address: Any) -> None:
+        pointer = self.builder.inttoptr(address, self.vector.as_pointer())
+        self.builder.store(value, pointer, align=self.itemsize)
+
+    def scalar_pointer(self, address: Any) -> Any:
+        return self.builder.inttoptr(address, self.scalar.as_pointer())
+
+    def load_word(self, address: Any, index: int) -> Any:
+        pointer = self.builder.inttoptr(self.add(address, 8 * index), _WORD.as_pointer())
+        return self.builder.load(pointer, align=8)
+
+    def load_broadcast(self, address: Any) -> Any:
+        value = self.builder.load(self.scalar_pointer(address), align=self.itemsize)
+        return self.splat(value, self.vector)
+
+    def splat(self, value: Any, vector: ir.VectorType) -> Any:
+        undefined = ir.Constant(vector, ir.Undefined)
+        one = self.builder.insert_element(undefined, value, ir.Constant(_INT32, 0))
+        return self.shuffle(one, undefined, [0] * self.lanes)
+
+    def shuffle(self, a: Any, b: Any, picks: list[int]) -> Any:
+        indices = ir.Constant(ir.VectorType(_INT32, self.lanes), picks)
+        return self.builder.shuffle_vector(a, b, indices)
+
+    def lanes_below(self, limit: Any, first: int = 0, step: int = 1) -> Any:
+        """The mask of lanes l with first + l*step < limit."""
+        # i32 lanes: i64 lanes would need two compares a vector.
+        vector = ir.VectorType(_INT32, self.lanes)
+        positions = ir.Constant(vector, [first + step * lane for lane in range(self.lanes)])
+        bound = self.splat(self.builder.trunc(limit, _INT32), vector)
+        return self.builder.icmp_signed("<", positions, bound)
+
+    def masked_load(self, address: Any, mask: Any) -> Any:
+        """The lanes under `mask`, zeros elsewhere."""
+        pointer = self.vector.as_pointer()
+        load = self._intrinsic(
+            f"masked.load.{self.suffix}.p0",
+            self.vector,
+            [pointer, _INT32, self.mask, self.vector],
+        )
+        arguments = [self.builder.inttoptr(address, pointer), self.align, mask, self.zero]
+        return self.builder.call(load, arguments)
+
+    def spill(self, values: list[Any]) -> Any:
+        """The address of the vectors, one after the other, in memory of the function's own."""
+        array = ir.ArrayType(self.vector, len(values))
+        address = self.builder.ptrtoint(cgutils.alloca_once(self.builder, array), _WORD)
+        for index, value in enumerate(values):
+            self.store(value, self.add(address, self.vector_bytes(index)))
+        return address
+
+    def copy_first(self, dst: Any, src: Any, count: Any) -> None:
+        """Copy the first min(count, lanes) elements; a vector is readable at src."""
+        # No masked store: AMD's cores take tens of cycles for one of AVX2.
+        b = self.builder
+        with b.if_else(b.icmp_signed(">=", count, word(self.lanes))) as (whole, part):
+            with whole:
+                self.store(self.load(src), dst)
+            with part:
+                count = b.select(b.icmp_signed("<", count, word(0)), word(0), count)
+                width = self.lanes // 2
+                while width:  # the binary digits of the count
+                    with b.if_then(b.icmp_signed("!=", b.and_(count, word(width)), word(0))):
+                        done = self.times(b.and_(count, word(-2 * width)), self.itemsize)
+                        piece = ir.VectorType(self.scalar, width).as_pointer()
+                        value = b.load(b.inttoptr(self.add(src, done), piece), align=self.itemsize)
+                        b.store(value, b.inttoptr(self.add(dst, done), piece), align=self.itemsize)
+                    width //= 2
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        # fmuladd, not fma: without the instruction fma would be a call into libm for each lane.
+        function = self._intrinsic(f"fmuladd.{self.suffix}", self.vector, [self.vector] * 3)
+        return self.builder.call(function, [a, b, c])
+
+    def horizontal_sum(self, value: Any) -> Any:
+        function = self._intrinsic(
+            f"vector.reduce.fadd.{self.suffix}", self.scalar, [self.scalar, self.vector]
+        )
+        start = ir.Constant(self.scalar, 0.0)
+        return self.builder.call(function, [start, value], fastmath=("reassoc",))
+
+    def accumulate(
+        self,
+        sums: list[Any],
+        nonempty: Any,
+        walkers: list[Any],
+        step: Callable[[list[Any], list[Any]], tuple[list[Any], Any]],
+    ) -> list[Any]:
+        """A loop over accumulators in registers, from `sums` on; returns their final values.
+
+        `step(walkers, sums)` emits one iteration, which may hold a loop of this kind: it replaces
+        entries of `sums` in place and returns the walkers' next values and the condition to go on.
+        """
+        b = self.builder
+        entry = b.block
+        loop, done = b.append_basic_block("sum"), b.append_basic_block("summed")
+        b.cbranch(nonempty, loop, done)
+        b.position_at_end(loop)
+        moving = [b.phi(_WORD) for _ in walkers]
+        phis = [b.phi(self.vector) for _ in sums]
+        values = list(phis)
+        following, more = step(moving, values)
+        end = b.block
+        for phi, start, after in zip(moving + phis, walkers + sums, following + values, strict=True):
+            phi.add_incoming(start, entry)
+            phi.add_incoming(after, end)
+        b.cbranch(more, loop, done)
+        b.position_at_end(done)
+        result = []
+        for start, value in zip(sums, values, strict=True):
+            last = b.phi(self.vector)
+            last.add_incoming(start, entry)
+            last.add_incoming(value, end)
+            result.append(last)
+        return result
+
+    def store_tile(
+        self, sums: list[Any], c: Any, row_bytes: Any, columns: Any, rows: Any, beta: Any, vectors: int
+    ) -> None:
+        """Store (beta == 0) or add the rows < `rows` and columns < `columns` of a tile.
+
+        `sums` are the tile's rows one after the other, of `vectors` vectors each.
+        """
+        b = self.builder
+        tile_rows = len(sums) // vectors
+        adds = b.icmp_signed("!=", beta, word(0))
+        whole = b.and_(
+            b.icmp_signed(">=", rows, word(tile_rows)),
+            b.icmp_signed(">=", columns, word(vectors * self.lanes)),
+        )
+        with b.if_else(whole) as (inside, edge):
+            with inside:
+                for index, value in enumerate(sums):
+                    i, j = divmod(index, vectors)
+                    address = self.add(c, self.times(row_bytes, i), self.vector_bytes(j))
+                    old = b.select(adds, self.load(address), self.zero)
+                    self.store(b.fadd(value, old), address)
+            with edge:
+                # Loops over a copy in memory, as a branch for each vector would be a lot of code.
+                rows = b.select(b.icmp_signed("<", rows, word(tile_rows)), rows, word(tile_rows))
+                source = self.spill(sums)
+                with (
+                    cgutils.for_range(b, rows, intp=_WORD) as row,
+                    cgutils.for_range(b, word(vectors), intp=_WORD) as vector,
+                ):
+                    place = self.times(vector.index, self.vector_bytes(1))
+                    address = self.add(c, b.mul(row_bytes, row.index), place)
+                    kept = self.add(
+                        source, self.times(row.index, self.vector_bytes(vectors)), place
+                    )
+                    left = b.sub(columns, self.times(vector.index, self.lanes))
+                    with b.if_then(adds):
+                        old = self.masked_load(address, self.lanes_below(left))
+                        self.store(b.fadd(self.load(kept), old), kept)
+                    self.copy_first(address, kept, left)
+
+
+def instructions(arity: int, emit: Callable[..., None]) -> tuple[Any, Any]:
+    """What Numba wants of an intrinsic of `arity` words and no result: `emit(builder, *args)`."""
+
+    def codegen(context, builder, signature, args):
+        emit(builder, *args)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * arity), codegen
