@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product
 from typing import Any
 
 from minigrad.backend.cpu import conv_kernels as kernels
+from minigrad.backend.cpu import machine
 from minigrad.backend.cpu.conv_axis import Axis
 from minigrad.backend.cpu.conv_lowering import (
     Lowering,
@@ -220,8 +221,9 @@ def _pixel_tile(dtype: str, pixels: int, channels: int) -> tuple[int, int]:
     def cost(tile: tuple[int, int]) -> float:
         rows, vectors = tile
         full, left = divmod(divide_up(pixels, lanes(dtype)), vectors)
-        # A left-over vector has too few accumulators to hide the latency of a multiply-add.
-        return divide_up(channels, rows) * rows * (full * vectors + 1.35 * left)
+        # A left-over vector has too few accumulators to hide the latency of a multiply-add: two of
+        # them start in each of its four cycles.
+        return divide_up(channels, rows) * rows * (full * vectors + max(1.35, 8 / rows) * left)
 
     return min(tiles, key=cost)
 
@@ -249,16 +251,19 @@ def _forward(program: Program, conv: Convolution) -> None:
     w, out, item = conv.w, conv.out, conv.item
     channels = w.shape[1]
     tile = _pixel_tile(conv.dtype, conv.rows.out * conv.columns.out, w.shape[0])
-    k_extent, panels = channels * len(conv.taps), divide_up(w.shape[0], tile[0])
+    taps = list(product(range(conv.rows.taps), range(conv.columns.taps)))
+    k_extent, panels = channels * len(taps), divide_up(w.shape[0], tile[0])
     packed = Pointer(program.scratch_slot(panels * tile[0] * k_extent * item))
-    _pack(program, w, conv.taps, tile[0], packed)
+    _pack(program, w, taps, tile[0], packed)
     lowering = Lowering(program, conv.x, conv.rows, conv.columns, work=conv.work)
-    offsets = [lowering.tap_offset(c, *tap) for c in range(channels) for tap in conv.taps]
+    offsets = [lowering.tap_offset(c, *tap) for tap in taps for c in range(channels)]
+    windows = [k_extent // conv.rows.taps * row for row in conv.rows.tap_windows()]
     values = lowering.values | {
         "k_extent": k_extent,
         "packed": packed,
         "panels": panels,
         "offsets": constant_table(program, offsets),
+        "row_windows": constant_table(program, windows),
         "out": out.pointer,
         "out_image_bytes": out.strides[0] * item,
         "out_channel": out.strides[1],
@@ -286,8 +291,8 @@ def _phased(program: Program, conv: Convolution) -> None:
             pairs = [(row, column) for column in column_taps for row in row_taps]
             offsets = [
                 lowering.tap_offset(c, row, column)
-                for c in range(channels)
                 for (_, row), (_, column) in pairs
+                for c in range(channels)
             ]
             phases += [len(offsets), constant_table(program, offsets), packed_bytes]
             if pairs:
@@ -319,8 +324,14 @@ def _phased(program: Program, conv: Convolution) -> None:
 
 def _dot_tile(channels: int, taps: int) -> tuple[int, int]:
     """(channels, taps) of the tile that wastes least."""
-    tiles = [(6, 4), (4, 5)] if vector_registers() == 32 else [(6, 1), (4, 2)]
+    tiles = [(6, 4), (4, 5)] if vector_registers() == 32 else [(4, 3), (3, 4)]
     return min(tiles, key=lambda t: divide_up(channels, t[0]) * t[0] * divide_up(taps, t[1]) * t[1])
+
+
+def _dot_images(rows: int, pixels_bytes: int) -> int:
+    """Images of a block: of those, what a tile's rows take of `d`, and the lowered plane that they
+    meet, stay in the first cache from one tile to the next."""
+    return max(1, machine.first_cache_bytes() // ((rows + 1) * pixels_bytes))
 
 
 def _tap_tile(dtype: str, channels: int) -> tuple[int, int]:
@@ -360,6 +371,7 @@ def _gradient(program: Program, conv: Convolution) -> None:
         columns,
         work=conv.work,
         other_row_bytes=0 if dots else padded * columns.out * item,
+        most_images=_dot_images(tile[0], rows.out * columns.out * item) if dots else images.shape[0],
     )
     tasks = lowering.tasks
     offsets = [lowering.tap_offset(c, *tap) for c in range(channels) for tap in filter_taps]

@@ -33,7 +33,7 @@ LOWERING = _fields(
     "scratch slot_bytes block units tasks direct lower",
 )
 FORWARD = LOWERING + _fields(
-    "k_extent packed panels offsets out out_image_bytes out_channel out_channels",
+    "k_extent packed panels offsets row_windows out out_image_bytes out_channel out_channels",
 )
 PHASED = LOWERING + _fields(
     "phases row_dilation column_dilation packed panels products product_bytes product_row",
@@ -137,7 +137,7 @@ def kernel(table, unit, slot):
 
 
 def pack(dtype: str) -> str:
-    """packed[panel][k = (channel, tap)][row] from weights of any strides.
+    """packed[panel][k = (tap, channel)][row] from weights of any strides.
 
     `tap_table` holds each tap's place in elements.
     """
@@ -149,8 +149,8 @@ def kernel(table, begin, end):
         for i in range(rows):
             o = panel * rows + i
             at = panel * channels * taps * rows + i
-            for c in range(channels):
-                for tap in range(taps):
+            for tap in range(taps):
+                for c in range(channels):
                     if o < out_channels:
                         src = o * out_step + c * channel_step + load_int64(tap_table, tap)
                         store_{dtype}(packed, at, load_{dtype}(w, src))
@@ -178,6 +178,8 @@ def forward(dtype: str, rows: int, vectors: int) -> str:
     """out[image, o, pixel] = packed weights times lowered rows.
 
     A panel of weights stays in the first cache, the block's lowered images in the second.
+    `row_windows` has for each output row the range of k (row tap, column tap, channel) in which it
+    meets x: filter rows that fall on padding in all rows of a tile are not multiplied.
     """
     tiles = {
         "tile": ("offset_tile", rows, vectors),
@@ -206,15 +208,21 @@ def kernel(table, begin, end):
                     valid = out_channels - panel * ROWS
                     q = 0
                     while q < pixels:
-                        left = pixels - q
-                        if left > WIDTH - LANES:
-                            tile(k_extent, a, b + q * ITEM, offsets, c + q * ITEM, out_channel,
-                                 left, valid, 0)
-                            q += WIDTH
+                        width = WIDTH if pixels - q > WIDTH - LANES else LANES
+                        # The last tile overlaps the one before, so that it is a whole one, too.
+                        at = max(0, min(q, pixels - width))
+                        top = first + at // row_length
+                        bottom = first + (min(at + width, pixels) - 1) // row_length
+                        k = load_int64(row_windows, 2 * bottom)
+                        products = load_int64(row_windows, 2 * top + 1) - k
+                        if width == WIDTH:
+                            tile(products, a + k * ROWS * ITEM, b + at * ITEM, offsets + 8 * k,
+                                 c + at * ITEM, out_channel, pixels - at, valid, 0)
                         else:
-                            narrow_tile(k_extent, a, b + q * ITEM, offsets, c + q * ITEM,
-                                        out_channel, left, valid, 0)
-                            q += LANES
+                            narrow_tile(products, a + k * ROWS * ITEM, b + at * ITEM,
+                                        offsets + 8 * k, c + at * ITEM, out_channel,
+                                        pixels - at, valid, 0)
+                        q += width
             unit += count
 """
 

@@ -72,6 +72,7 @@ class Lowering:
         *,
         work: int,  # multiply-adds of the whole convolution
         other_row_bytes: int = 0,  # what the kernel keeps besides for each row of a unit
+        most_images: int = 1 << 30,  # of a block
         allow_direct: bool = True,
     ):
         self.item = item = x.dtype.itemsize
@@ -84,7 +85,7 @@ class Lowering:
         self.row_phases, self.channel_bytes = len(residues), x.strides[1] * item
         planes = channels * self.column_taps * self.row_phases
         row_bytes = planes * columns.out * item + other_row_bytes
-        self._cut(images, rows.out, halo, row_bytes, work)
+        self._cut(images, rows.out, halo, row_bytes, most_images, work)
         self.lowered_rows = self.band_rows + halo
         # A row's last vector may spill past its end.
         slot_bytes = planes * self.lowered_rows * columns.out * item + machine.vector_bytes()
@@ -122,7 +123,9 @@ class Lowering:
             "lower": 0 if self.direct else compiled(kernels.lower, x.dtype.name).address,
         }
 
-    def _cut(self, images: int, rows: int, halo: int, row_bytes: int, work: int) -> None:
+    def _cut(
+        self, images: int, rows: int, halo: int, row_bytes: int, most_images: int, work: int
+    ) -> None:
         """Choose the tasks, the rows of a band and the units of a block."""
         wanted = shares(work, images * rows)
         band = rows
@@ -134,7 +137,7 @@ class Lowering:
         self.block = 1
         if self.bands == 1:  # the units of a block must have equally many rows
             fitting = _BLOCK_BYTES // (row_bytes * (rows + halo))
-            self.block = max(1, min(fitting, divide_up(images, self.tasks)))
+            self.block = max(1, min(fitting, most_images, divide_up(images, self.tasks)))
 
     def _row_table(self, rows: Axis, residues: list[int], halo: int, x: Operand) -> Iterable[int]:
         for residue in residues:

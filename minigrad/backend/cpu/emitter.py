@@ -50,6 +50,9 @@ class Emitter:
     def times(self, a: Any, n: int) -> Any:
         return self.builder.mul(a, word(n))
 
+    def least(self, a: Any, n: int) -> Any:
+        return self.builder.select(self.builder.icmp_signed("<", a, word(n)), a, word(n))
+
     def vector_bytes(self, index: int) -> int:
         return index * self.lanes * self.itemsize
 
@@ -116,7 +119,7 @@ class Emitter:
             with whole:
                 self.store(self.load(src), dst)
             with part:
-                count = b.select(b.icmp_signed("<", count, word(0)), word(0), count)
+                count = b.select(b.icmp_signed(">", count, word(0)), count, word(0))
                 width = self.lanes // 2
                 while width:  # the binary digits of the count
                     with b.if_then(b.icmp_signed("!=", b.and_(count, word(width)), word(0))):
@@ -183,6 +186,7 @@ class Emitter:
         b = self.builder
         tile_rows = len(sums) // vectors
         adds = b.icmp_signed("!=", beta, word(0))
+        used = b.sdiv(self.add(columns, self.lanes - 1), word(self.lanes))
         whole = b.and_(
             b.icmp_signed(">=", rows, word(tile_rows)),
             b.icmp_signed(">=", columns, word(vectors * self.lanes)),
@@ -196,11 +200,10 @@ class Emitter:
                     self.store(b.fadd(value, old), address)
             with edge:
                 # Loops over a copy in memory, as a branch for each vector would be a lot of code.
-                rows = b.select(b.icmp_signed("<", rows, word(tile_rows)), rows, word(tile_rows))
                 source = self.spill(sums)
                 with (
-                    cgutils.for_range(b, rows, intp=_WORD) as row,
-                    cgutils.for_range(b, word(vectors), intp=_WORD) as vector,
+                    cgutils.for_range(b, self.least(rows, tile_rows), intp=_WORD) as row,
+                    cgutils.for_range(b, self.least(used, vectors), intp=_WORD) as vector,
                 ):
                     place = self.times(vector.index, self.vector_bytes(1))
                     address = self.add(c, b.mul(row_bytes, row.index), place)

@@ -133,11 +133,17 @@ def dot_tile(dtype: str, rows: int, taps: int) -> Any:
 
         def multiply(q, load, d_at, s_at, sums):
             place = e.times(q, e.itemsize)
-            right = [load(e.add(s_at, offset, place)) for offset in offsets]
-            for i in range(rows):
-                left = load(e.add(d_at, starts[i], place))
-                for j in range(taps):
-                    sums[i * taps + j] = e.multiply_add(left, right[j], sums[i * taps + j])
+            left = [e.add(d_at, start, place) for start in starts]
+            right = [e.add(s_at, offset, place) for offset in offsets]
+            # Of the shorter side all vectors are in registers, of the longer one at a time.
+            by_row = rows >= taps
+            longer, shorter = (left, right) if by_row else (right, left)
+            kept = [load(address) for address in shorter]
+            for m, address in enumerate(longer):
+                value = load(address)
+                for n, other in enumerate(kept):
+                    at = m * taps + n if by_row else n * taps + m
+                    sums[at] = e.multiply_add(value, other, sums[at])
 
         whole = builder.and_(pixels, word(-e.lanes))
         # The pixels that are no whole vector are one step more, of which a mask stays in a register.
