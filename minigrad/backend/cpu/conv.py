@@ -12,9 +12,11 @@ are instances of the one function `conv2d`. What runs is chosen by structure:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain, product
+from itertools import chain, product, starmap
+from operator import mul
 from typing import Any
 
 from minigrad.backend.cpu import conv_kernels as kernels
@@ -38,6 +40,7 @@ _MIN_GROUP_PRODUCTS = 16
 _DOT_CHANNELS = 32  # up to here pixels fill the lanes of a weight gradient better than channels
 
 Tap = tuple[int, int]  # row, column
+Product = tuple[int, int, int]  # input channel, row, column
 
 
 @dataclass(frozen=True)
@@ -228,22 +231,22 @@ def _pixel_tile(dtype: str, pixels: int, channels: int) -> tuple[int, int]:
     return min(tiles, key=cost)
 
 
-def _pack(program: Program, w: Operand, taps: list[Tap], tile_rows: int, packed: Pointer) -> None:
-    """Pack the weights of `taps` into panels of `tile_rows` output channels."""
+def _pack(
+    program: Program, w: Operand, products: list[Product], tile_rows: int, packed: Pointer
+) -> None:
+    """Pack the weights of `products` into panels of `tile_rows` output channels."""
     panels = divide_up(w.shape[0], tile_rows)
-    at = [row * w.strides[2] + column * w.strides[3] for row, column in taps]
+    places = [sum(map(mul, place, w.strides[1:])) for place in products]
     values = {
         "w": w.pointer,
         "out_step": w.strides[0],
-        "channel_step": w.strides[1],
         "out_channels": w.shape[0],
-        "channels": w.shape[1],
         "rows": tile_rows,
-        "taps": len(taps),
-        "tap_table": constant_table(program, at),
+        "k_extent": len(products),
+        "places": constant_table(program, places),
         "packed": packed,
     }
-    tasks = shares(w.shape[0] * w.shape[1] * len(taps), panels)
+    tasks = shares(w.shape[0] * len(products), panels)
     _launch(program, kernels.pack, [w.dtype.name], kernels.PACK, values, panels, tasks)
 
 
@@ -251,12 +254,19 @@ def _forward(program: Program, conv: Convolution) -> None:
     w, out, item = conv.w, conv.out, conv.item
     channels = w.shape[1]
     tile = _pixel_tile(conv.dtype, conv.rows.out * conv.columns.out, w.shape[0])
-    taps = list(product(range(conv.rows.taps), range(conv.columns.taps)))
-    k_extent, panels = channels * len(taps), divide_up(w.shape[0], tile[0])
-    packed = Pointer(program.scratch_slot(panels * tile[0] * k_extent * item))
-    _pack(program, w, taps, tile[0], packed)
-    lowering = Lowering(program, conv.x, conv.rows, conv.columns, work=conv.work)
-    offsets = [lowering.tap_offset(c, *tap) for tap in taps for c in range(channels)]
+    # By rows, so that the products with a range of filter rows are neighbours.
+    products = [(c, *tap) for tap in product(*map(range, w.shape[2:])) for c in range(channels)]
+    k_extent, panels = len(products), divide_up(w.shape[0], tile[0])
+    packed_bytes = panels * tile[0] * k_extent * item
+    packed = Pointer(program.scratch_slot(packed_bytes))
+    _pack(program, w, products, tile[0], packed)
+    # Few weights stay in the first cache in any case; then one lowered image should, too.
+    few = packed_bytes <= machine.first_cache_bytes() // 2
+    most_images = 1 if few else sys.maxsize
+    lowering = Lowering(
+        program, conv.x, conv.rows, conv.columns, work=conv.work, most_images=most_images
+    )
+    offsets = list(starmap(lowering.tap_offset, products))
     windows = [k_extent // conv.rows.taps * row for row in conv.rows.tap_windows()]
     values = lowering.values | {
         "k_extent": k_extent,
@@ -291,13 +301,15 @@ def _phased(program: Program, conv: Convolution) -> None:
             pairs = [(row, column) for column in column_taps for row in row_taps]
             offsets = [
                 lowering.tap_offset(c, row, column)
-                for (_, row), (_, column) in pairs
                 for c in range(channels)
+                for (_, row), (_, column) in pairs
             ]
             phases += [len(offsets), constant_table(program, offsets), packed_bytes]
             if pairs:
-                taps = [(row, column) for (row, _), (column, _) in pairs]
-                _pack(program, w, taps, tile[0], Pointer(packed, packed_bytes))
+                products = [
+                    (c, row, column) for c in range(channels) for (row, _), (column, _) in pairs
+                ]
+                _pack(program, w, products, tile[0], Pointer(packed, packed_bytes))
             packed_bytes += row_bytes * len(offsets)
     product_row = divide_up(lowering.band_rows * columns.out, lanes(conv.dtype))
     product_row *= lanes(conv.dtype)
@@ -371,7 +383,7 @@ def _gradient(program: Program, conv: Convolution) -> None:
         columns,
         work=conv.work,
         other_row_bytes=0 if dots else padded * columns.out * item,
-        most_images=_dot_images(tile[0], rows.out * columns.out * item) if dots else images.shape[0],
+        most_images=_dot_images(tile[0], rows.out * columns.out * item) if dots else sys.maxsize,
     )
     tasks = lowering.tasks
     offsets = [lowering.tap_offset(c, *tap) for c in range(channels) for tap in filter_taps]

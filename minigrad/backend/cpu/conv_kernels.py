@@ -44,7 +44,7 @@ GRADIENT = LOWERING + _fields(
     "taps tap_offsets d d_image_bytes d_channel_bytes out_channels padded_channels",
     "transposed transposed_bytes partials partial_bytes",
 )
-PACK = _fields("w out_step channel_step out_channels channels rows taps tap_table packed")
+PACK = _fields("w out_step out_channels rows k_extent places packed")
 REDUCE = _fields(
     "partials partial_bytes parts tap_step channel_step channels column_taps row_taps",
     "out out_channel out_in_channel out_row out_column out_channels",
@@ -137,9 +137,9 @@ def kernel(table, unit, slot):
 
 
 def pack(dtype: str) -> str:
-    """packed[panel][k = (tap, channel)][row] from weights of any strides.
+    """packed[panel][k][row] from weights of any strides.
 
-    `tap_table` holds each tap's place in elements.
+    `places` holds where each k is in an output channel's weights, in elements.
     """
     return f"""{_prologue(dtype)}
 
@@ -148,15 +148,14 @@ def kernel(table, begin, end):
     for panel in range(begin, end):
         for i in range(rows):
             o = panel * rows + i
-            at = panel * channels * taps * rows + i
-            for tap in range(taps):
-                for c in range(channels):
-                    if o < out_channels:
-                        src = o * out_step + c * channel_step + load_int64(tap_table, tap)
-                        store_{dtype}(packed, at, load_{dtype}(w, src))
-                    else:
-                        store_{dtype}(packed, at, 0.0)
-                    at += rows
+            at = panel * k_extent * rows + i
+            for k in range(k_extent):
+                if o < out_channels:
+                    value = load_{dtype}(w, o * out_step + load_int64(places, k))
+                    store_{dtype}(packed, at, value)
+                else:
+                    store_{dtype}(packed, at, 0.0)
+                at += rows
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
@@ -72,7 +73,7 @@ class Lowering:
         *,
         work: int,  # multiply-adds of the whole convolution
         other_row_bytes: int = 0,  # what the kernel keeps besides for each row of a unit
-        most_images: int = 1 << 30,  # of a block
+        most_images: int = sys.maxsize,  # of a block
         allow_direct: bool = True,
     ):
         self.item = item = x.dtype.itemsize

@@ -111,24 +111,6 @@ class Emitter:
             self.store(value, self.add(address, self.vector_bytes(index)))
         return address
 
-    def copy_first(self, dst: Any, src: Any, count: Any) -> None:
-        """Copy the first min(count, lanes) elements; a vector is readable at src."""
-        # No masked store: AMD's cores take tens of cycles for one of AVX2.
-        b = self.builder
-        with b.if_else(b.icmp_signed(">=", count, word(self.lanes))) as (whole, part):
-            with whole:
-                self.store(self.load(src), dst)
-            with part:
-                count = b.select(b.icmp_signed(">", count, word(0)), count, word(0))
-                width = self.lanes // 2
-                while width:  # the binary digits of the count
-                    with b.if_then(b.icmp_signed("!=", b.and_(count, word(width)), word(0))):
-                        done = self.times(b.and_(count, word(-2 * width)), self.itemsize)
-                        piece = ir.VectorType(self.scalar, width).as_pointer()
-                        value = b.load(b.inttoptr(self.add(src, done), piece), align=self.itemsize)
-                        b.store(value, b.inttoptr(self.add(dst, done), piece), align=self.itemsize)
-                    width //= 2
-
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
         # fmuladd, not fma: without the instruction fma would be a call into libm for each lane.
         function = self._intrinsic(f"fmuladd.{self.suffix}", self.vector, [self.vector] * 3)
@@ -214,7 +196,35 @@ class Emitter:
                     with b.if_then(adds):
                         old = self.masked_load(address, self.lanes_below(left))
                         self.store(b.fadd(self.load(kept), old), kept)
-                    self.copy_first(address, kept, left)
+                    copy_first(b, address, kept, left, self.vector, self.itemsize)
+
+
+def copy_first(
+    builder: ir.IRBuilder, dst: Any, src: Any, count: Any, vector: ir.VectorType, itemsize: int
+) -> None:
+    """Copy the first min(count, lanes) elements from src, where a whole vector is readable.
+
+    Not by a masked store: for one of AVX2, AMD's cores take ten times as long as for a whole one.
+    """
+
+    def copy(lanes: int, skipped: Any) -> None:
+        piece = ir.VectorType(vector.element, lanes).as_pointer()
+        nbytes = builder.mul(skipped, word(itemsize))
+        value = builder.load(builder.inttoptr(builder.add(src, nbytes), piece), align=itemsize)
+        builder.store(value, builder.inttoptr(builder.add(dst, nbytes), piece), align=itemsize)
+
+    is_whole = builder.icmp_signed(">=", count, word(vector.count))
+    with builder.if_else(is_whole) as (whole, part):
+        with whole:
+            copy(vector.count, word(0))
+        with part:
+            count = builder.select(builder.icmp_signed(">", count, word(0)), count, word(0))
+            width = vector.count // 2
+            while width:  # the binary digits of the count
+                digit = builder.and_(count, word(width))
+                with builder.if_then(builder.icmp_signed("!=", digit, word(0))):
+                    copy(width, builder.and_(count, word(-2 * width)))
+                width //= 2
 
 
 def instructions(arity: int, emit: Callable[..., None]) -> tuple[Any, Any]:

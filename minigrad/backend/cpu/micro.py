@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from minigrad.backend.cpu.emitter import Emitter, instructions, word
+from minigrad.backend.cpu.emitter import Emitter, copy_first, instructions, word
 
 
 @cache
@@ -283,7 +283,8 @@ def interleave(dtype: str) -> Any:
             picks = [first + lane // 2 + lane % 2 * e.lanes for lane in range(e.lanes)]
             mixed = e.spill([e.shuffle(a, b, picks)])
             left = builder.sub(n, word(half * e.lanes))
-            e.copy_first(e.add(dst, e.vector_bytes(half)), mixed, left)
+            start = e.add(dst, e.vector_bytes(half))
+            copy_first(builder, start, mixed, left, e.vector, e.itemsize)
 
     @intrinsic
     def move(typingctx, dst, even, odd, n):
