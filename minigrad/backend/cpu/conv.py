@@ -255,12 +255,13 @@ def _forward(program: Program, conv: Convolution) -> None:
     channels = w.shape[1]
     tile = _pixel_tile(conv.dtype, conv.rows.out * conv.columns.out, w.shape[0])
     # By rows, so that the products with a range of filter rows are neighbours.
-    products = [(c, *tap) for tap in product(*map(range, w.shape[2:])) for c in range(channels)]
+    taps = product(range(conv.rows.taps), range(conv.columns.taps))
+    products = [(c, row, column) for row, column in taps for c in range(channels)]
     k_extent, panels = len(products), divide_up(w.shape[0], tile[0])
     packed_bytes = panels * tile[0] * k_extent * item
     packed = Pointer(program.scratch_slot(packed_bytes))
     _pack(program, w, products, tile[0], packed)
-    # Few weights stay in the first cache in any case; then one lowered image should, too.
+    # A block of images is for the sake of the weights; few of them stay in the first cache anyway.
     few = packed_bytes <= machine.first_cache_bytes() // 2
     most_images = 1 if few else sys.maxsize
     lowering = Lowering(
@@ -341,9 +342,9 @@ def _dot_tile(channels: int, taps: int) -> tuple[int, int]:
 
 
 def _dot_images(rows: int, pixels_bytes: int) -> int:
-    """Images of a block: of those, what a tile's rows take of `d`, and the lowered plane that they
-    meet, stay in the first cache from one tile to the next."""
-    return max(1, machine.first_cache_bytes() // ((rows + 1) * pixels_bytes))
+    """Images of a block: what a tile's rows take of `d` stays in the first cache for all taps."""
+    # With one image a tile's horizontal sums cost several percent of it.
+    return max(2, machine.first_cache_bytes() // 2 // (rows * pixels_bytes))
 
 
 def _tap_tile(dtype: str, channels: int) -> tuple[int, int]:

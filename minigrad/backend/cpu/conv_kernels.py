@@ -98,6 +98,9 @@ def kernel(table, unit, slot):
     image = x + unit // bands * image_bytes
     plane = scratch + slot * slot_bytes
     last = (row_length - 1) // LANES * LANES
+    # Rows of padding are the same in every whole image: its slot's first image has cleared them.
+    earlier = unit - units * (slot // block) // tasks - block
+    clear = 1 if bands > 1 or earlier < 0 else 0
     for c in range(channels):
         for tap in range(column_taps):
             low = load_int64(column_table, 3 * tap)
@@ -109,8 +112,9 @@ def kernel(table, unit, slot):
                     for i in range(rows):
                         offset = load_int64(row_offsets, i)
                         dst = plane + i * row_bytes
-                        for j in range(row_length):
-                            store_{dtype}(dst, j, 0.0)
+                        if clear or offset != NOWHERE:
+                            for j in range(row_length):
+                                store_{dtype}(dst, j, 0.0)
                         if offset != NOWHERE:
                             src = start + offset
                             j = low
@@ -126,10 +130,10 @@ def kernel(table, unit, slot):
                         src = start + (v - low) * step_bytes
                         dst = plane + v * ITEM
                         if mode == 1:
-                            copy_rows(dst, row_bytes, src, row_offsets, NOWHERE, rows,
+                            copy_rows(dst, row_bytes, src, row_offsets, NOWHERE, clear, rows,
                                       low - v, high - v)
                         else:
-                            copy_even_rows(dst, row_bytes, src, row_offsets, NOWHERE, rows,
+                            copy_even_rows(dst, row_bytes, src, row_offsets, NOWHERE, clear, rows,
                                            low - v, high - v)
                         v -= LANES
                 plane += plane_bytes

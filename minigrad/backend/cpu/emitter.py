@@ -43,44 +43,55 @@ class Emitter:
         )
 
     def add(self, address: Any, *terms: Any) -> Any:
+        """The address moved on by terms in bytes."""
         for term in terms:
             address = self.builder.add(address, word(term) if isinstance(term, int) else term)
         return address
 
     def times(self, a: Any, n: int) -> Any:
+        """The product with a constant."""
         return self.builder.mul(a, word(n))
 
     def least(self, a: Any, n: int) -> Any:
+        """The smaller of a value and a constant."""
         return self.builder.select(self.builder.icmp_signed("<", a, word(n)), a, word(n))
 
     def vector_bytes(self, index: int) -> int:
+        """Bytes of `index` vectors."""
         return index * self.lanes * self.itemsize
 
     def load(self, address: Any) -> Any:
+        """The vector at an address of any alignment."""
         pointer = self.builder.inttoptr(address, self.vector.as_pointer())
         return self.builder.load(pointer, align=self.itemsize)
 
     def store(self, value: Any, address: Any) -> None:
+        """Store a whole vector at an address of any alignment."""
         pointer = self.builder.inttoptr(address, self.vector.as_pointer())
         self.builder.store(value, pointer, align=self.itemsize)
 
     def scalar_pointer(self, address: Any) -> Any:
+        """The pointer to an element at an address."""
         return self.builder.inttoptr(address, self.scalar.as_pointer())
 
     def load_word(self, address: Any, index: int) -> Any:
+        """Word number `index` of a table."""
         pointer = self.builder.inttoptr(self.add(address, 8 * index), _WORD.as_pointer())
         return self.builder.load(pointer, align=8)
 
     def load_broadcast(self, address: Any) -> Any:
+        """One element in every lane."""
         value = self.builder.load(self.scalar_pointer(address), align=self.itemsize)
         return self.splat(value, self.vector)
 
     def splat(self, value: Any, vector: ir.VectorType) -> Any:
+        """A scalar in every lane of a vector of the type `vector`."""
         undefined = ir.Constant(vector, ir.Undefined)
         one = self.builder.insert_element(undefined, value, ir.Constant(_INT32, 0))
         return self.shuffle(one, undefined, [0] * self.lanes)
 
     def shuffle(self, a: Any, b: Any, picks: list[int]) -> Any:
+        """The lanes `picks` of a followed by b."""
         indices = ir.Constant(ir.VectorType(_INT32, self.lanes), picks)
         return self.builder.shuffle_vector(a, b, indices)
 
@@ -112,11 +123,13 @@ class Emitter:
         return address
 
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """The value of a * b + c, rounded once where the host can."""
         # fmuladd, not fma: without the instruction fma would be a call into libm for each lane.
         function = self._intrinsic(f"fmuladd.{self.suffix}", self.vector, [self.vector] * 3)
         return self.builder.call(function, [a, b, c])
 
     def horizontal_sum(self, value: Any) -> Any:
+        """The sum of the lanes, in any order."""
         function = self._intrinsic(
             f"vector.reduce.fadd.{self.suffix}", self.scalar, [self.scalar, self.vector]
         )
@@ -145,7 +158,9 @@ class Emitter:
         values = list(phis)
         following, more = step(moving, values)
         end = b.block
-        for phi, start, after in zip(moving + phis, walkers + sums, following + values, strict=True):
+        for phi, start, after in zip(
+            moving + phis, walkers + sums, following + values, strict=True
+        ):
             phi.add_incoming(start, entry)
             phi.add_incoming(after, end)
         b.cbranch(more, loop, done)
@@ -159,7 +174,14 @@ class Emitter:
         return result
 
     def store_tile(
-        self, sums: list[Any], c: Any, row_bytes: Any, columns: Any, rows: Any, beta: Any, vectors: int
+        self,
+        sums: list[Any],
+        vectors: int,
+        c: Any,
+        row_bytes: Any,
+        columns: Any,
+        rows: Any,
+        beta: Any,
     ) -> None:
         """Store (beta == 0) or add the rows < `rows` and columns < `columns` of a tile.
 

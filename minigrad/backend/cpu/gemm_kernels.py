@@ -8,17 +8,15 @@ depth group writes its own partial result, c_part bytes apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from string import Template
 from textwrap import indent
 from typing import Any
 
-from numba import types
 from numba.extending import intrinsic
 
-from minigrad.backend.cpu.jit import Kernel, compile_kernel
 from minigrad.backend.cpu.emitter import ITEMSIZE, Emitter, instructions, lanes, word
+from minigrad.backend.cpu.jit import Kernel, compile_kernel
 from minigrad.backend.cpu.machine import vector_registers
 
 # The table of every product kernel. Strides are in bytes, extents and blocks in elements.
@@ -74,7 +72,7 @@ def strided_tile(dtype: str, rows: int, vectors: int) -> Any:
 
         nonempty = builder.icmp_signed(">", depth, word(0))
         sums = e.accumulate(rows * vectors * [e.zero], nonempty, [word(0), a, b], step)
-        e.store_tile(sums, c, c_row, columns, valid_rows, beta, vectors)
+        e.store_tile(sums, vectors, c, c_row, columns, valid_rows, beta)
 
     @intrinsic
     def tile(typingctx, depth, a, a_row, a_depth, b, b_depth, c, c_row, columns, valid_rows, beta):

@@ -56,7 +56,7 @@ def offset_tile(dtype: str, rows: int, vectors: int) -> Any:
 
         nonempty = builder.icmp_signed(">", k_extent, word(0))
         sums = e.accumulate(rows * vectors * [e.zero], nonempty, [word(0), a, offsets], step)
-        e.store_tile(sums, c, e.times(ldc, e.itemsize), valid_columns, valid_rows, beta, vectors)
+        e.store_tile(sums, vectors, c, e.times(ldc, e.itemsize), valid_columns, valid_rows, beta)
 
     @intrinsic
     def tile(typingctx, k_extent, a, b, offsets, c, ldc, valid_columns, valid_rows, beta):
@@ -100,7 +100,7 @@ def tap_tile(dtype: str, rows: int, vectors: int) -> Any:
         nonempty = builder.icmp_signed(">", count, word(0))
         sums = e.accumulate(rows * vectors * [e.zero], nonempty, [word(0), s, d, run], step)
         columns = word(vectors * e.lanes)
-        e.store_tile(sums, c, e.times(ldc, e.itemsize), columns, valid_rows, beta, vectors)
+        e.store_tile(sums, vectors, c, e.times(ldc, e.itemsize), columns, valid_rows, beta)
 
     @intrinsic
     def tile(typingctx, count, run, gap, s, taps, d, ldd, c, ldc, valid_rows, beta):
@@ -146,7 +146,7 @@ def dot_tile(dtype: str, rows: int, taps: int) -> Any:
                     sums[at] = e.multiply_add(value, other, sums[at])
 
         whole = builder.and_(pixels, word(-e.lanes))
-        # The pixels that are no whole vector are one step more, of which a mask stays in a register.
+        # The pixels past the last whole vector are one step more; their mask stays in a register.
         rest = e.lanes_below(builder.sub(pixels, whole))
 
         def of_image(walkers, sums):
@@ -209,16 +209,16 @@ def dot_tile(dtype: str, rows: int, taps: int) -> Any:
 
 @cache
 def copy_windows(dtype: str, step: int) -> Any:
-    """move(dst, dst_row, src, src_offsets, absent, rows, low, high): one vector of each row.
+    """move(dst, dst_row, src, src_offsets, absent, clear, rows, low, high): a vector of each row.
 
         (dst + i*dst_row)[l] = (src + src_offsets[i])[step*l]  for low <= l < high, 0 elsewhere
 
-    for i < rows, in order. `src_offsets` is the address of int64 byte offsets; a row whose offset
-    is `absent` is zeros. `step` is 1 or 2; of the source nothing but wanted elements, and those
-    between them, is read.
+    for i < rows, in order. `src_offsets` is the address of int64 byte offsets. A row whose offset
+    is `absent` becomes zeros, or stays as it is if `clear` is 0. `step` is 1 or 2; of the source
+    nothing but wanted elements, and those between them, is read.
     """
 
-    def emit(builder, dst, dst_row, src, src_offsets, absent, rows, low, high):
+    def emit(builder, dst, dst_row, src, src_offsets, absent, clear, rows, low, high):
         e = Emitter(builder, dtype)
         # The masks are made once for all rows. Source element m holds a wanted value iff
         # low <= m / step < high and m is a multiple of step.
@@ -236,7 +236,7 @@ def copy_windows(dtype: str, step: int) -> Any:
             place = e.add(src_offsets, e.times(row.index, 8))
             offset = e.load_word(place, 0)
             with builder.if_else(builder.icmp_signed("==", offset, absent)) as (nothing, something):
-                with nothing:
+                with nothing, builder.if_then(builder.icmp_signed("!=", clear, word(0))):
                     e.store(e.zero, address)
                 with something:
                     start = e.add(src, offset)
@@ -246,12 +246,14 @@ def copy_windows(dtype: str, step: int) -> Any:
                     ]
                     wanted = parts[0]
                     if step == 2:
-                        wanted = e.shuffle(*parts, [2 * lane for lane in range(e.lanes)])
+                        wanted = e.shuffle(
+                            parts[0], parts[1], [2 * lane for lane in range(e.lanes)]
+                        )
                     e.store(wanted, address)
 
     @intrinsic
-    def move(typingctx, dst, dst_row, src, src_offsets, absent, rows, low, high):
-        return instructions(8, emit)
+    def move(typingctx, dst, dst_row, src, src_offsets, absent, clear, rows, low, high):
+        return instructions(9, emit)
 
     return move
 
