@@ -29,7 +29,8 @@ class Emitter:
     """Writes vector instructions of one dtype with an IR builder."""
 
     def __init__(self, builder: ir.IRBuilder, dtype: str):
-        self.builder, self.itemsize, self.lanes = builder, ITEMSIZE[dtype], lanes(dtype)
+        self.builder, self.dtype = builder, dtype
+        self.itemsize, self.lanes = ITEMSIZE[dtype], lanes(dtype)
         self.scalar = ir.FloatType() if dtype == "float32" else ir.DoubleType()
         self.vector = ir.VectorType(self.scalar, self.lanes)
         self.suffix = f"v{self.lanes}f{8 * self.itemsize}"
@@ -188,37 +189,42 @@ class Emitter:
         `sums` are the tile's rows one after the other, of `vectors` vectors each.
         """
         b = self.builder
-        tile_rows = len(sums) // vectors
-        adds = b.icmp_signed("!=", beta, word(0))
-        used = b.sdiv(self.add(columns, self.lanes - 1), word(self.lanes))
         whole = b.and_(
-            b.icmp_signed(">=", rows, word(tile_rows)),
+            b.icmp_signed(">=", rows, word(len(sums) // vectors)),
             b.icmp_signed(">=", columns, word(vectors * self.lanes)),
         )
         with b.if_else(whole) as (inside, edge):
             with inside:
+                adds = b.icmp_signed("!=", beta, word(0))
                 for index, value in enumerate(sums):
                     i, j = divmod(index, vectors)
                     address = self.add(c, self.times(row_bytes, i), self.vector_bytes(j))
                     old = b.select(adds, self.load(address), self.zero)
                     self.store(b.fadd(value, old), address)
             with edge:
-                # Loops over a copy in memory, as a branch for each vector would be a lot of code.
-                source = self.spill(sums)
-                with (
-                    cgutils.for_range(b, self.least(rows, tile_rows), intp=_WORD) as row,
-                    cgutils.for_range(b, self.least(used, vectors), intp=_WORD) as vector,
-                ):
-                    place = self.times(vector.index, self.vector_bytes(1))
-                    address = self.add(c, b.mul(row_bytes, row.index), place)
-                    kept = self.add(
-                        source, self.times(row.index, self.vector_bytes(vectors)), place
-                    )
-                    left = b.sub(columns, self.times(vector.index, self.lanes))
-                    with b.if_then(adds):
-                        old = self.masked_load(address, self.lanes_below(left))
-                        self.store(b.fadd(self.load(kept), old), kept)
-                    copy_first(b, address, kept, left, self.vector, self.itemsize)
+                rows = self.least(rows, len(sums) // vectors)
+                columns = self.least(columns, vectors * self.lanes)
+                kept, kept_bytes = self.spill(sums), word(self.vector_bytes(vectors))
+                arguments = [c, row_bytes, kept, kept_bytes, columns, rows, beta]
+                call_apart(b, f"minigrad.store_edge.{self.suffix}", arguments, self._store_edge)
+
+    def _store_edge(self, builder: ir.IRBuilder, *arguments: Any) -> None:
+        """Store or add a tile that lies in memory, at `kept`; all of its rows and columns."""
+        c, row_bytes, kept, kept_bytes, columns, rows, beta = arguments
+        e = Emitter(builder, self.dtype)
+        vectors = builder.sdiv(e.add(columns, e.lanes - 1), word(e.lanes))
+        with (
+            cgutils.for_range(builder, rows, intp=_WORD) as row,
+            cgutils.for_range(builder, vectors, intp=_WORD) as vector,
+        ):
+            place = e.times(vector.index, e.vector_bytes(1))
+            dst = e.add(c, builder.mul(row_bytes, row.index), place)
+            src = e.add(kept, builder.mul(kept_bytes, row.index), place)
+            left = builder.sub(columns, e.times(vector.index, e.lanes))
+            with builder.if_then(builder.icmp_signed("!=", beta, word(0))):
+                old = e.masked_load(dst, e.lanes_below(left))
+                e.store(builder.fadd(e.load(src), old), src)
+            copy_first(builder, dst, src, left, e.vector, e.itemsize)
 
 
 def copy_first(
@@ -229,24 +235,47 @@ def copy_first(
     Not by a masked store: for one of AVX2, AMD's cores take ten times as long as for a whole one.
     """
 
-    def copy(lanes: int, skipped: Any) -> None:
+    def copy(builder: ir.IRBuilder, dst: Any, src: Any, lanes: int) -> None:
         piece = ir.VectorType(vector.element, lanes).as_pointer()
-        nbytes = builder.mul(skipped, word(itemsize))
-        value = builder.load(builder.inttoptr(builder.add(src, nbytes), piece), align=itemsize)
-        builder.store(value, builder.inttoptr(builder.add(dst, nbytes), piece), align=itemsize)
+        value = builder.load(builder.inttoptr(src, piece), align=itemsize)
+        builder.store(value, builder.inttoptr(dst, piece), align=itemsize)
+
+    def copy_digits(builder: ir.IRBuilder, dst: Any, src: Any, count: Any) -> None:
+        width = vector.count // 2
+        while width:  # the binary digits of the count
+            digit = builder.and_(count, word(width))
+            with builder.if_then(builder.icmp_signed("!=", digit, word(0))):
+                done = builder.mul(builder.and_(count, word(-2 * width)), word(itemsize))
+                copy(builder, builder.add(dst, done), builder.add(src, done), width)
+            width //= 2
 
     is_whole = builder.icmp_signed(">=", count, word(vector.count))
     with builder.if_else(is_whole) as (whole, part):
         with whole:
-            copy(vector.count, word(0))
-        with part:
-            count = builder.select(builder.icmp_signed(">", count, word(0)), count, word(0))
-            width = vector.count // 2
-            while width:  # the binary digits of the count
-                digit = builder.and_(count, word(width))
-                with builder.if_then(builder.icmp_signed("!=", digit, word(0))):
-                    copy(width, builder.and_(count, word(-2 * width)))
-                width //= 2
+            copy(builder, dst, src, vector.count)
+        with part, builder.if_then(builder.icmp_signed(">", count, word(0))):
+            name = f"minigrad.copy_first.{vector.count}x{itemsize}"
+            call_apart(builder, name, [dst, src, count], copy_digits)
+
+
+def call_apart(
+    builder: ir.IRBuilder, name: str, arguments: list[Any], emit: Callable[..., None]
+) -> None:
+    """Call a function of the module's own on words; `emit(builder, *arguments)` is its body.
+
+    For code at edges: in line it would be compiled at every call, and again in every loop that LLVM
+    unrolls.
+    """
+    function = builder.module.globals.get(name)
+    if function is None:
+        kind = ir.FunctionType(ir.VoidType(), [_WORD] * len(arguments))
+        function = ir.Function(builder.module, kind, name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        inner = ir.IRBuilder(function.append_basic_block())
+        emit(inner, *function.args)
+        inner.ret_void()
+    builder.call(function, arguments)
 
 
 def instructions(arity: int, emit: Callable[..., None]) -> tuple[Any, Any]:
