@@ -349,7 +349,7 @@ def _dot_images(rows: int, pixels_bytes: int) -> int:
 
 def _tap_tile(dtype: str, channels: int) -> tuple[int, int]:
     """(taps, vectors of channels) of the tile with the fewest idle lanes."""
-    tiles = [(6, 4), (9, 2)] if vector_registers() == 32 else [(4, 2)]
+    tiles = [(6, 4), (9, 2)] if vector_registers() == 32 else [(6, 2)]
     return min(tiles, key=lambda t: divide_up(channels, t[1] * lanes(dtype)) * t[1])
 
 
