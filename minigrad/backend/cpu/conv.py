@@ -262,7 +262,7 @@ def _forward(program: Program, conv: Convolution) -> None:
     packed = Pointer(program.scratch_slot(packed_bytes))
     _pack(program, w, products, tile[0], packed)
     # A block of images is for the sake of the weights; few of them stay in the first cache anyway.
-    few = packed_bytes <= machine.first_cache_bytes() // 2
+    few = packed_bytes <= machine.first_cache().nbytes // 2
     most_images = 1 if few else sys.maxsize
     lowering = Lowering(
         program, conv.x, conv.rows, conv.columns, work=conv.work, most_images=most_images
@@ -344,7 +344,7 @@ def _dot_tile(channels: int, taps: int) -> tuple[int, int]:
 def _dot_images(rows: int, pixels_bytes: int) -> int:
     """Images of a block: what a tile's rows take of `d` stays in the first cache for all taps."""
     # With one image a tile's horizontal sums cost several percent of it.
-    return max(2, machine.first_cache_bytes() // 2 // (rows * pixels_bytes))
+    return max(2, machine.first_cache().nbytes // 2 // (rows * pixels_bytes))
 
 
 def _tap_tile(dtype: str, channels: int) -> tuple[int, int]:
