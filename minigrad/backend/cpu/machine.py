@@ -1,4 +1,4 @@
-"""What cost models, tile sizes and block sizes are derived from: this machine's vectors and caches."""
+"""What costs, tile sizes and block sizes are derived from: this machine's vectors and caches."""
 
 from __future__ import annotations
 
