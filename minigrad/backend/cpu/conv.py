@@ -258,15 +258,9 @@ def _forward(program: Program, conv: Convolution) -> None:
     taps = product(range(conv.rows.taps), range(conv.columns.taps))
     products = [(c, row, column) for row, column in taps for c in range(channels)]
     k_extent, panels = len(products), divide_up(w.shape[0], tile[0])
-    packed_bytes = panels * tile[0] * k_extent * item
-    packed = Pointer(program.scratch_slot(packed_bytes))
+    packed = Pointer(program.scratch_slot(panels * tile[0] * k_extent * item))
     _pack(program, w, products, tile[0], packed)
-    # A block of images is for the sake of the weights; few of them stay in the first cache anyway.
-    few = packed_bytes <= machine.first_cache().nbytes // 2
-    most_images = 1 if few else sys.maxsize
-    lowering = Lowering(
-        program, conv.x, conv.rows, conv.columns, work=conv.work, most_images=most_images
-    )
+    lowering = Lowering(program, conv.x, conv.rows, conv.columns, work=conv.work)
     offsets = list(starmap(lowering.tap_offset, products))
     windows = [k_extent // conv.rows.taps * row for row in conv.rows.tap_windows()]
     values = lowering.values | {
