@@ -16,7 +16,8 @@ from backend_harness import run_program
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from minigrad.backend.cpu import conv, conv_lowering, micro, tables
+from minigrad.backend.cpu import conv, conv_lowering, machine, tables
+from minigrad.backend.cpu.conv_axis import Axis
 from minigrad.backend.launch import Operand, contiguous_strides
 
 FLOATS = ("float32", "float64")
@@ -224,6 +225,8 @@ FORWARDS = {
     "cropped": Case((2, 3, 15, 16), (8, 3, 3, 3), (1, 1), ((-2, 1), (3, -4))),
     "many channels": Case((2, 40, 6, 6), (70, 40, 3, 3), padding=((1, 1), (1, 1))),
     "one image": Case((1, 16, 24, 24), (24, 16, 3, 3), padding=((1, 1), (1, 1))),
+    "less than a vector": Case((9, 4, 3, 4), (7, 4, 2, 3)),
+    "mostly padding": Case((6, 4, 5, 7), (9, 4, 5, 3), padding=((6, 4), (2, 0))),
     "patches": Case((2, 3, 32, 32), (20, 3, 8, 8), (8, 8)),
 }
 
@@ -255,14 +258,49 @@ def test_images_larger_than_the_cache_go_by_bands(name, direction, budget, monke
 
 
 @pytest.mark.parametrize("direction", ["forward", "data", "weight"])
-@pytest.mark.parametrize("nbytes", [16, 32])
+@pytest.mark.parametrize("nbytes", [16, 32, 64])
 @pytest.mark.parametrize("name", ["ragged", "stride 2", "lenet 1"])
-def test_machines_with_narrower_vectors(name, nbytes, direction, monkeypatch):
-    monkeypatch.setattr(micro, "vector_bytes", lambda: nbytes)
+def test_machines_with_other_vectors(name, nbytes, direction, monkeypatch):
+    monkeypatch.setattr(machine, "vector_bytes", lambda: nbytes)
     case = FORWARDS[name]
     if direction != "forward":
         case = backward_data(case, *case.x[2:]) if direction == "data" else backward_weight(case)
     check(case, "float32", with_torch)
+
+
+axes = st.builds(
+    Axis,
+    st.integers(1, 9),
+    st.integers(1, 6),
+    st.integers(1, 12),
+    stride=st.integers(1, 4),
+    low=st.integers(-3, 8),
+    input_dilation=st.integers(1, 3),
+    kernel_dilation=st.integers(1, 3),
+)
+
+
+@given(axes, st.data())
+def test_tap_windows_hold_every_tap_that_meets_an_input(axis, data):
+    windows = axis.tap_windows()
+    top = data.draw(st.integers(0, axis.out - 1))
+    bottom = data.draw(st.integers(top, axis.out - 1))
+    first, end = windows[2 * bottom], windows[2 * top + 1]
+    assert first >= 0
+    assert end <= axis.taps
+    for o in range(top, bottom + 1):
+        for k in range(axis.taps):
+            if axis.source(o * axis.stride + k * axis.kernel_dilation) is not None:
+                assert first <= k < end
+
+
+def test_filter_rows_on_padding_are_not_multiplied():
+    case = Case((1, 1, 8, 8), (1, 1, 3, 3), padding=((8, 8), (1, 1)))
+    x, w = [1.0] * 64, [float("nan")] * 3 + [1.0] * 6  # the top row of the filter is not a number
+    got = run(case, x, w, "float32")
+    rows = [got[8 * r : 8 * r + 8] for r in range(case.out[2])]
+    # Tiles of whole vectors: of 64 pixels at most, hence rows far from x see no product at all.
+    assert rows[0] == rows[-1] == [0.0] * 8
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -12,12 +12,15 @@ are instances of the one function `conv2d`. What runs is chosen by structure:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product, starmap
+from operator import mul
 from typing import Any
 
 from minigrad.backend.cpu import conv_kernels as kernels
+from minigrad.backend.cpu import machine
 from minigrad.backend.cpu.conv_axis import Axis
 from minigrad.backend.cpu.conv_lowering import (
     Lowering,
@@ -27,7 +30,8 @@ from minigrad.backend.cpu.conv_lowering import (
     divide_up,
     is_run,
 )
-from minigrad.backend.cpu.micro import lanes, vector_registers
+from minigrad.backend.cpu.emitter import lanes
+from minigrad.backend.cpu.machine import vector_registers
 from minigrad.backend.cpu.tables import shares
 from minigrad.backend.launch import Operand, Pointer, Program, contiguous_strides
 
@@ -36,6 +40,7 @@ _MIN_GROUP_PRODUCTS = 16
 _DOT_CHANNELS = 32  # up to here pixels fill the lanes of a weight gradient better than channels
 
 Tap = tuple[int, int]  # row, column
+Product = tuple[int, int, int]  # input channel, row, column
 
 
 @dataclass(frozen=True)
@@ -219,28 +224,29 @@ def _pixel_tile(dtype: str, pixels: int, channels: int) -> tuple[int, int]:
     def cost(tile: tuple[int, int]) -> float:
         rows, vectors = tile
         full, left = divmod(divide_up(pixels, lanes(dtype)), vectors)
-        # A left-over vector has too few accumulators to hide the latency of a multiply-add.
-        return divide_up(channels, rows) * rows * (full * vectors + 1.35 * left)
+        # A left-over vector has too few accumulators to hide the latency of a multiply-add: two of
+        # them start in each of its four cycles.
+        return divide_up(channels, rows) * rows * (full * vectors + max(1.35, 8 / rows) * left)
 
     return min(tiles, key=cost)
 
 
-def _pack(program: Program, w: Operand, taps: list[Tap], tile_rows: int, packed: Pointer) -> None:
-    """Pack the weights of `taps` into panels of `tile_rows` output channels."""
+def _pack(
+    program: Program, w: Operand, products: list[Product], tile_rows: int, packed: Pointer
+) -> None:
+    """Pack the weights of `products` into panels of `tile_rows` output channels."""
     panels = divide_up(w.shape[0], tile_rows)
-    at = [row * w.strides[2] + column * w.strides[3] for row, column in taps]
+    places = [sum(map(mul, place, w.strides[1:])) for place in products]
     values = {
         "w": w.pointer,
         "out_step": w.strides[0],
-        "channel_step": w.strides[1],
         "out_channels": w.shape[0],
-        "channels": w.shape[1],
         "rows": tile_rows,
-        "taps": len(taps),
-        "tap_table": constant_table(program, at),
+        "k_extent": len(products),
+        "places": constant_table(program, places),
         "packed": packed,
     }
-    tasks = shares(w.shape[0] * w.shape[1] * len(taps), panels)
+    tasks = shares(w.shape[0] * len(products), panels)
     _launch(program, kernels.pack, [w.dtype.name], kernels.PACK, values, panels, tasks)
 
 
@@ -248,16 +254,21 @@ def _forward(program: Program, conv: Convolution) -> None:
     w, out, item = conv.w, conv.out, conv.item
     channels = w.shape[1]
     tile = _pixel_tile(conv.dtype, conv.rows.out * conv.columns.out, w.shape[0])
-    k_extent, panels = channels * len(conv.taps), divide_up(w.shape[0], tile[0])
+    # By rows, so that the products with a range of filter rows are neighbours.
+    taps = product(range(conv.rows.taps), range(conv.columns.taps))
+    products = [(c, row, column) for row, column in taps for c in range(channels)]
+    k_extent, panels = len(products), divide_up(w.shape[0], tile[0])
     packed = Pointer(program.scratch_slot(panels * tile[0] * k_extent * item))
-    _pack(program, w, conv.taps, tile[0], packed)
+    _pack(program, w, products, tile[0], packed)
     lowering = Lowering(program, conv.x, conv.rows, conv.columns, work=conv.work)
-    offsets = [lowering.tap_offset(c, *tap) for c in range(channels) for tap in conv.taps]
+    offsets = list(starmap(lowering.tap_offset, products))
+    windows = [k_extent // conv.rows.taps * row for row in conv.rows.tap_windows()]
     values = lowering.values | {
         "k_extent": k_extent,
         "packed": packed,
         "panels": panels,
         "offsets": constant_table(program, offsets),
+        "row_windows": constant_table(program, windows),
         "out": out.pointer,
         "out_image_bytes": out.strides[0] * item,
         "out_channel": out.strides[1],
@@ -290,8 +301,10 @@ def _phased(program: Program, conv: Convolution) -> None:
             ]
             phases += [len(offsets), constant_table(program, offsets), packed_bytes]
             if pairs:
-                taps = [(row, column) for (row, _), (column, _) in pairs]
-                _pack(program, w, taps, tile[0], Pointer(packed, packed_bytes))
+                products = [
+                    (c, row, column) for c in range(channels) for (row, _), (column, _) in pairs
+                ]
+                _pack(program, w, products, tile[0], Pointer(packed, packed_bytes))
             packed_bytes += row_bytes * len(offsets)
     product_row = divide_up(lowering.band_rows * columns.out, lanes(conv.dtype))
     product_row *= lanes(conv.dtype)
@@ -318,13 +331,19 @@ def _phased(program: Program, conv: Convolution) -> None:
 
 def _dot_tile(channels: int, taps: int) -> tuple[int, int]:
     """(channels, taps) of the tile that wastes least."""
-    tiles = [(6, 4), (4, 5)] if vector_registers() == 32 else [(6, 1), (4, 2)]
+    tiles = [(6, 4), (4, 5)] if vector_registers() == 32 else [(4, 3), (3, 4)]
     return min(tiles, key=lambda t: divide_up(channels, t[0]) * t[0] * divide_up(taps, t[1]) * t[1])
+
+
+def _dot_images(rows: int, pixels_bytes: int) -> int:
+    """Images of a block: what a tile's rows take of `d` stays in the first cache for all taps."""
+    # With one image a tile's horizontal sums cost several percent of it.
+    return max(2, machine.first_cache().nbytes // 2 // (rows * pixels_bytes))
 
 
 def _tap_tile(dtype: str, channels: int) -> tuple[int, int]:
     """(taps, vectors of channels) of the tile with the fewest idle lanes."""
-    tiles = [(6, 4), (9, 2)] if vector_registers() == 32 else [(4, 2)]
+    tiles = [(6, 4), (9, 2)] if vector_registers() == 32 else [(6, 2)]
     return min(tiles, key=lambda t: divide_up(channels, t[1] * lanes(dtype)) * t[1])
 
 
@@ -359,6 +378,7 @@ def _gradient(program: Program, conv: Convolution) -> None:
         columns,
         work=conv.work,
         other_row_bytes=0 if dots else padded * columns.out * item,
+        most_images=_dot_images(tile[0], rows.out * columns.out * item) if dots else sys.maxsize,
     )
     tasks = lowering.tasks
     offsets = [lowering.tap_offset(c, *tap) for c in range(channels) for tap in filter_taps]

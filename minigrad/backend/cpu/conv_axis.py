@@ -43,6 +43,19 @@ class Axis:
                 return (count, o, first) if count > 0 else (0, 0, 0)
         return 0, 0, 0
 
+    def tap_windows(self) -> list[int]:
+        """For each output the first tap that is not before all inputs, and the first after them.
+
+        Neither rises from one output to the next, so outputs a .. b need the taps from the first of
+        b to the end of a; the others meet zeros alone.
+        """
+        found = []
+        for o in range(self.out):
+            for bound in (0, (self.size - 1) * self.input_dilation + 1):
+                first = -((o * self.stride - self.low - bound) // self.kernel_dilation)
+                found.append(min(max(first, 0), self.taps))
+        return found
+
     def source(self, position: int) -> int | None:
         """The input at a position of the padded, dilated axis; None where that is a zero."""
         index, inserted = divmod(position - self.low, self.input_dilation)

@@ -15,7 +15,7 @@ Every kernel starts by unpacking its table; the field lists here are the layouts
 
 from __future__ import annotations
 
-from minigrad.backend.cpu.micro import ITEMSIZE, lanes
+from minigrad.backend.cpu.emitter import ITEMSIZE, lanes
 
 # A row table's entry for a row of padding: no byte offset can take this value.
 NOWHERE = -(1 << 62)
@@ -33,7 +33,7 @@ LOWERING = _fields(
     "scratch slot_bytes block units tasks direct lower",
 )
 FORWARD = LOWERING + _fields(
-    "k_extent packed panels offsets out out_image_bytes out_channel out_channels",
+    "k_extent packed panels offsets row_windows out out_image_bytes out_channel out_channels",
 )
 PHASED = LOWERING + _fields(
     "phases row_dilation column_dilation packed panels products product_bytes product_row",
@@ -44,7 +44,7 @@ GRADIENT = LOWERING + _fields(
     "taps tap_offsets d d_image_bytes d_channel_bytes out_channels padded_channels",
     "transposed transposed_bytes partials partial_bytes",
 )
-PACK = _fields("w out_step channel_step out_channels channels rows taps tap_table packed")
+PACK = _fields("w out_step out_channels rows k_extent places packed")
 REDUCE = _fields(
     "partials partial_bytes parts tap_step channel_step channels column_taps row_taps",
     "out out_channel out_in_channel out_row out_column out_channels",
@@ -62,16 +62,19 @@ def _unpack(fields: list[str], indent: int = 4) -> str:
     return "".join(f"{' ' * indent}{f} = load_int64(table, {i})\n" for i, f in enumerate(fields))
 
 
-def _prologue(dtype: str, *names: str, **tiles: tuple[str, int, int]) -> str:
-    """Module-level lines: the micro-kernels a source uses, and the sizes of its vectors."""
+def _prologue(dtype: str, *names: str, **made: tuple[str, *tuple[int, ...]]) -> str:
+    """Module-level lines: the micro-kernels a source uses, and the sizes of its vectors.
+
+    `made` are those that have parameters besides the dtype: (maker, parameters).
+    """
     lines = [f"LANES, ITEM = {lanes(dtype)}, {ITEMSIZE[dtype]}"]
-    makers = sorted({*names, *(maker for maker, _, _ in tiles.values())})
+    makers = sorted({*names, *(maker for maker, *_ in made.values())})
     if makers:
         lines.insert(0, f"from minigrad.backend.cpu.micro import {', '.join(makers)}")
     lines += [f"{name} = {name}({dtype!r})" for name in names]
     lines += [
-        f"{name} = {maker}({dtype!r}, {rows}, {columns})"
-        for name, (maker, rows, columns) in tiles.items()
+        f"{name} = {maker}({', '.join(map(repr, (dtype, *parameters)))})"
+        for name, (maker, *parameters) in made.items()
     ]
     return "\n".join(lines) + "\n"
 
@@ -82,7 +85,7 @@ def lower(dtype: str) -> str:
     mode 1: neighbouring columns are neighbours in memory; 2: they are two elements apart;
     0: anything, including inserted zeros (out_step > 1).
     """
-    return f"""{_prologue(dtype, "copy_window", "copy_even_window")}
+    return f"""{_prologue(dtype, copy_rows=("copy_windows", 1), copy_even_rows=("copy_windows", 2))}
 NOWHERE = {NOWHERE}
 
 
@@ -95,6 +98,9 @@ def kernel(table, unit, slot):
     image = x + unit // bands * image_bytes
     plane = scratch + slot * slot_bytes
     last = (row_length - 1) // LANES * LANES
+    # Rows of padding are the same in every whole image: its slot's first image has cleared them.
+    earlier = unit - units * (slot // block) // tasks - block
+    clear = 1 if bands > 1 or earlier < 0 else 0
     for c in range(channels):
         for tap in range(column_taps):
             low = load_int64(column_table, 3 * tap)
@@ -106,8 +112,9 @@ def kernel(table, unit, slot):
                     for i in range(rows):
                         offset = load_int64(row_offsets, i)
                         dst = plane + i * row_bytes
-                        for j in range(row_length):
-                            store_{dtype}(dst, j, 0.0)
+                        if clear or offset != NOWHERE:
+                            for j in range(row_length):
+                                store_{dtype}(dst, j, 0.0)
                         if offset != NOWHERE:
                             src = start + offset
                             j = low
@@ -122,24 +129,21 @@ def kernel(table, unit, slot):
                     while v >= 0:
                         src = start + (v - low) * step_bytes
                         dst = plane + v * ITEM
-                        for i in range(rows):
-                            offset = load_int64(row_offsets, i)
-                            if offset == NOWHERE:
-                                copy_window(dst, src, 0, 0)
-                            elif mode == 1:
-                                copy_window(dst, src + offset, low - v, high - v)
-                            else:
-                                copy_even_window(dst, src + offset, low - v, high - v)
-                            dst += row_bytes
+                        if mode == 1:
+                            copy_rows(dst, row_bytes, src, row_offsets, NOWHERE, clear, rows,
+                                      low - v, high - v)
+                        else:
+                            copy_even_rows(dst, row_bytes, src, row_offsets, NOWHERE, clear, rows,
+                                           low - v, high - v)
                         v -= LANES
                 plane += plane_bytes
 """
 
 
 def pack(dtype: str) -> str:
-    """packed[panel][k = (channel, tap)][row] from weights of any strides.
+    """packed[panel][k][row] from weights of any strides.
 
-    `tap_table` holds each tap's place in elements.
+    `places` holds where each k is in an output channel's weights, in elements.
     """
     return f"""{_prologue(dtype)}
 
@@ -148,15 +152,14 @@ def kernel(table, begin, end):
     for panel in range(begin, end):
         for i in range(rows):
             o = panel * rows + i
-            at = panel * channels * taps * rows + i
-            for c in range(channels):
-                for tap in range(taps):
-                    if o < out_channels:
-                        src = o * out_step + c * channel_step + load_int64(tap_table, tap)
-                        store_{dtype}(packed, at, load_{dtype}(w, src))
-                    else:
-                        store_{dtype}(packed, at, 0.0)
-                    at += rows
+            at = panel * k_extent * rows + i
+            for k in range(k_extent):
+                if o < out_channels:
+                    value = load_{dtype}(w, o * out_step + load_int64(places, k))
+                    store_{dtype}(packed, at, value)
+                else:
+                    store_{dtype}(packed, at, 0.0)
+                at += rows
 """
 
 
@@ -178,6 +181,8 @@ def forward(dtype: str, rows: int, vectors: int) -> str:
     """out[image, o, pixel] = packed weights times lowered rows.
 
     A panel of weights stays in the first cache, the block's lowered images in the second.
+    `row_windows` has for each output row the range of k (row tap, column tap, channel) in which it
+    meets x: filter rows that fall on padding in all rows of a tile are not multiplied.
     """
     tiles = {
         "tile": ("offset_tile", rows, vectors),
@@ -206,15 +211,21 @@ def kernel(table, begin, end):
                     valid = out_channels - panel * ROWS
                     q = 0
                     while q < pixels:
-                        left = pixels - q
-                        if left > WIDTH - LANES:
-                            tile(k_extent, a, b + q * ITEM, offsets, c + q * ITEM, out_channel,
-                                 left, valid, 0)
-                            q += WIDTH
+                        width = WIDTH if pixels - q > WIDTH - LANES else LANES
+                        # The last tile overlaps the one before, so that it is a whole one, too.
+                        at = max(0, min(q, pixels - width))
+                        top = first + at // row_length
+                        bottom = first + (min(at + width, pixels) - 1) // row_length
+                        k = load_int64(row_windows, 2 * bottom)
+                        products = load_int64(row_windows, 2 * top + 1) - k
+                        if width == WIDTH:
+                            tile(products, a + k * ROWS * ITEM, b + at * ITEM, offsets + 8 * k,
+                                 c + at * ITEM, out_channel, pixels - at, valid, 0)
                         else:
-                            narrow_tile(k_extent, a, b + q * ITEM, offsets, c + q * ITEM,
-                                        out_channel, left, valid, 0)
-                            q += LANES
+                            narrow_tile(products, a + k * ROWS * ITEM, b + at * ITEM,
+                                        offsets + 8 * k, c + at * ITEM, out_channel,
+                                        pixels - at, valid, 0)
+                        q += width
             unit += count
 """
 

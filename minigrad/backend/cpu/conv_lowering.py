@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
 from minigrad.backend.cpu import conv_kernels as kernels
-from minigrad.backend.cpu import micro
+from minigrad.backend.cpu import machine
 from minigrad.backend.cpu.conv_axis import Axis
 from minigrad.backend.cpu.jit import Kernel, compile_kernel
 from minigrad.backend.cpu.tables import shares
@@ -16,7 +17,7 @@ from minigrad.backend.launch import Operand, Pointer, Program
 
 # What a task works on at a time stays in half of a core's second cache. A quarter of it redoes more
 # halo rows and has shorter tiles: up to 10% slower on large layers.
-_BLOCK_BYTES = 1 << 19
+_BLOCK_BYTES = machine.second_cache().nbytes // 2
 _LEAST_BAND = 4  # rows; in smaller bands most of the lowering is halo
 
 
@@ -72,6 +73,7 @@ class Lowering:
         *,
         work: int,  # multiply-adds of the whole convolution
         other_row_bytes: int = 0,  # what the kernel keeps besides for each row of a unit
+        most_images: int = sys.maxsize,  # of a block
         allow_direct: bool = True,
     ):
         self.item = item = x.dtype.itemsize
@@ -84,10 +86,10 @@ class Lowering:
         self.row_phases, self.channel_bytes = len(residues), x.strides[1] * item
         planes = channels * self.column_taps * self.row_phases
         row_bytes = planes * columns.out * item + other_row_bytes
-        self._cut(images, rows.out, halo, row_bytes, work)
+        self._cut(images, rows.out, halo, row_bytes, most_images, work)
         self.lowered_rows = self.band_rows + halo
         # A row's last vector may spill past its end.
-        slot_bytes = planes * self.lowered_rows * columns.out * item + micro.vector_bytes()
+        slot_bytes = planes * self.lowered_rows * columns.out * item + machine.vector_bytes()
         slot_bytes = aligned(slot_bytes)
         scratch: Pointer | int = 0
         if not self.direct:
@@ -122,7 +124,9 @@ class Lowering:
             "lower": 0 if self.direct else compiled(kernels.lower, x.dtype.name).address,
         }
 
-    def _cut(self, images: int, rows: int, halo: int, row_bytes: int, work: int) -> None:
+    def _cut(
+        self, images: int, rows: int, halo: int, row_bytes: int, most_images: int, work: int
+    ) -> None:
         """Choose the tasks, the rows of a band and the units of a block."""
         wanted = shares(work, images * rows)
         band = rows
@@ -134,7 +138,7 @@ class Lowering:
         self.block = 1
         if self.bands == 1:  # the units of a block must have equally many rows
             fitting = _BLOCK_BYTES // (row_bytes * (rows + halo))
-            self.block = max(1, min(fitting, divide_up(images, self.tasks)))
+            self.block = max(1, min(fitting, most_images, divide_up(images, self.tasks)))
 
     def _row_table(self, rows: Axis, residues: list[int], halo: int, x: Operand) -> Iterable[int]:
         for residue in residues:

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 
-from minigrad.backend.cpu import gemm_kernels
+from minigrad.backend.cpu import gemm_kernels, machine
 from minigrad.backend.cpu.driver import num_threads
+from minigrad.backend.cpu.emitter import lanes
 from minigrad.backend.cpu.jit import Kernel
-from minigrad.backend.cpu.micro import lanes
 from minigrad.backend.launch import Operand, Pointer, Program, contiguous_strides
 
 # Products that one accumulator sums before the next block starts from 0. 512 is 7% faster at 512
 # cubed and no faster at 2048, but its float32 error is half as large again.
 DEPTH_BLOCK = 256
-BLOCK_BYTES = 1 << 19  # of B, to stay in half of a second-level cache
+BLOCK_BYTES = machine.second_cache().nbytes // 2  # of B, to stay in half of a second-level cache
 ROW_BLOCK = 2048  # rows of packed A that one unit may hold
 SUMS_BLOCK = 2048  # sums that the kernel for few rows keeps in the first cache
 

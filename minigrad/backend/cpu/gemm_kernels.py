@@ -8,17 +8,16 @@ depth group writes its own partial result, c_part bytes apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from string import Template
 from textwrap import indent
 from typing import Any
 
-from numba import types
 from numba.extending import intrinsic
 
+from minigrad.backend.cpu.emitter import ITEMSIZE, Emitter, instructions, lanes, word
 from minigrad.backend.cpu.jit import Kernel, compile_kernel
-from minigrad.backend.cpu.micro import ITEMSIZE, _Emitter, _word, lanes, vector_registers
+from minigrad.backend.cpu.machine import vector_registers
 
 # The table of every product kernel. Strides are in bytes, extents and blocks in elements.
 WORDS = """
@@ -52,12 +51,12 @@ def strided_tile(dtype: str, rows: int, vectors: int) -> Any:
     """
 
     def emit(builder, depth, a, a_row, a_depth, b, b_depth, c, c_row, columns, valid_rows, beta):
-        e = _Emitter(builder, dtype)
+        e = Emitter(builder, dtype)
         # Rows past the last one read it again: they must not touch foreign memory.
-        last = builder.sub(valid_rows, _word(1))
-        starts = [_word(0)]
+        last = builder.sub(valid_rows, word(1))
+        starts = [word(0)]
         for i in range(1, rows):
-            row = builder.select(builder.icmp_signed("<", _word(i), last), _word(i), last)
+            row = builder.select(builder.icmp_signed("<", word(i), last), word(i), last)
             starts.append(builder.mul(row, a_row))
 
         def step(walkers, sums):
@@ -66,24 +65,18 @@ def strided_tile(dtype: str, rows: int, vectors: int) -> Any:
             for i in range(rows):
                 value = e.load_broadcast(e.add(a_at, starts[i]))
                 for j in range(vectors):
-                    sums[i][j] = e.multiply_add(value, b_row[j], sums[i][j])
+                    sums[i * vectors + j] = e.multiply_add(value, b_row[j], sums[i * vectors + j])
             after = e.add(k, 1)
             following = [after, e.add(a_at, a_depth), e.add(b_at, b_depth)]
             return following, builder.icmp_signed("<", after, depth)
 
-        nonempty = builder.icmp_signed(">", depth, _word(0))
-        sums = e.accumulate(rows, vectors, nonempty, [_word(0), a, b], step)
-        for i, row in enumerate(sums):
-            # A branch, not a mask: a masked-off access to an absent page takes a microsecond.
-            with builder.if_then(builder.icmp_signed("<", _word(i), valid_rows)):
-                start = e.add(c, e.times(c_row, i))
-                e.store_tile([row], start, c_row, columns, _word(1), beta)
-
-    signature, codegen = _instructions(11, emit)
+        nonempty = builder.icmp_signed(">", depth, word(0))
+        sums = e.accumulate(rows * vectors * [e.zero], nonempty, [word(0), a, b], step)
+        e.store_tile(sums, vectors, c, c_row, columns, valid_rows, beta)
 
     @intrinsic
     def tile(typingctx, depth, a, a_row, a_depth, b, b_depth, c, c_row, columns, valid_rows, beta):
-        return signature, codegen
+        return instructions(11, emit)
 
     return tile
 
@@ -98,11 +91,11 @@ def turned_block(dtype: str) -> Any:
     """
 
     def emit(builder, dst, dst_row, src, src_row, rows):
-        e = _Emitter(builder, dtype)
-        last = builder.sub(rows, _word(1))
+        e = Emitter(builder, dtype)
+        last = builder.sub(rows, word(1))
         block = []
         for r in range(e.lanes):
-            row = builder.select(builder.icmp_signed("<", _word(r), rows), _word(r), last)
+            row = builder.select(builder.icmp_signed("<", word(r), rows), word(r), last)
             block.append(e.load(e.add(src, builder.mul(row, src_row))))
         distance = e.lanes // 2
         while distance:  # swap the off-diagonal quarters of ever smaller blocks
@@ -117,23 +110,11 @@ def turned_block(dtype: str) -> Any:
         for r, row in enumerate(block):
             e.store(row, e.add(dst, e.times(dst_row, r)))
 
-    signature, codegen = _instructions(5, emit)
-
     @intrinsic
     def turn(typingctx, dst, dst_row, src, src_row, rows):
-        return signature, codegen
+        return instructions(5, emit)
 
     return turn
-
-
-def _instructions(arity: int, emit: Callable[..., None]) -> tuple[Any, Any]:
-    """The type of a function of `arity` words without result, and its code generator."""
-
-    def codegen(context, builder, signature, args):
-        emit(builder, *args)
-        return context.get_dummy_value()
-
-    return types.void(*[types.intp] * arity), codegen
 
 
 # One function, since every level of calls has LLVM optimize the inlined code once more. A unit is

@@ -1,4 +1,4 @@
-"""The sizes of this machine's caches, which cost models and tile sizes are derived from."""
+"""What costs, tile sizes and block sizes are derived from: this machine's vectors and caches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,21 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import llvmlite.binding
+
 LINE = 64  # bytes of a cache line
+
+
+@cache
+def vector_bytes() -> int:
+    """Bytes of the widest vector the machine computes on."""
+    features = llvmlite.binding.get_host_cpu_features()
+    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
+
+
+def vector_registers() -> int:
+    """Vector registers of the machine: the bound on a tile's accumulators plus its operands."""
+    return 32 if vector_bytes() == 64 else 16
 
 
 @dataclass(frozen=True)
@@ -22,17 +36,27 @@ class Cache:
         return max(1, self.nbytes // (self.ways * LINE))
 
 
-@cache
+def first_cache() -> Cache:
+    """The first-level data cache of a core; a small usual one where the system does not tell."""
+    return _cache("1", Cache(32 << 10, 8))
+
+
 def second_cache() -> Cache:
     """The second-level cache of a core; a small usual one where the system does not tell."""
+    return _cache("2", Cache(512 << 10, 8))
+
+
+@cache
+def _cache(wanted: str, usual: Cache) -> Cache:
     for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
-            level, size, ways = (
+            level, kind, size, ways = (
                 (folder / name).read_text().strip()
-                for name in ("level", "size", "ways_of_associativity")
+                for name in ("level", "type", "size", "ways_of_associativity")
             )
         except OSError:
             continue
-        if level == "2" and size.endswith("K") and size[:-1].isdigit() and ways.isdigit():
+        is_wanted = level == wanted and kind in ("Data", "Unified")
+        if is_wanted and size.endswith("K") and size[:-1].isdigit() and ways.isdigit():
             return Cache(int(size[:-1]) << 10, max(1, int(ways)))
-    return Cache(512 << 10, 8)
+    return usual

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from textwrap import indent
 
-from minigrad.backend.cpu.window_vectors import vector_bytes
+from minigrad.backend.cpu.machine import vector_bytes
 from minigrad.backend.launch import Operand
 
 
@@ -88,8 +88,7 @@ def window_max(load: str) -> str:
                             value = {TAP_LOADS[load]}
                             better = both(improves(value, best), valid)
                             best = choose(better, value, best)
-                inside = first_lanes(columns - column, LANES)
-                scatter_lanes(target, column * out_3, out_3, inside, best)
+                scatter_first(target, column * out_3, out_3, columns - column, best)
                 masks += taps_w
 """
 
@@ -119,9 +118,9 @@ def window_sum(load: str) -> str:
                             for j in range(start, stop):
 {indent(_TAP, "    ")}
                                 total = add(total, {TAP_LOADS[load]})
-                    inside = first_lanes(count - column, LANES)
                     step = phases * out_3
-                    scatter_lanes(target, phase * out_3 + column * step, step, inside, total)
+                    first = phase * out_3 + column * step
+                    scatter_first(target, first, step, count - column, total)
                     masks += stop - start
                 masks += start - stop
                 start = stop
@@ -187,8 +186,8 @@ def window_scatter(load: str) -> str:
         nothing = spread(out_type(0), LANES)
         for y in range(height):
             for column in range(0, width, LANES):
-                inside = first_lanes(width - column, LANES)
-                scatter_lanes(out_plane + y * out_2, column * out_3, out_3, inside, nothing)
+                left = width - column
+                scatter_first(out_plane + y * out_2, column * out_3, out_3, left, nothing)
         for row in range(rows):
             line_g = g_plane + row * g_2
             masks = TAIL + 2 * taps_w
@@ -226,23 +225,20 @@ def _lines(names: str) -> str:
     )
 
 
-# The masks of the last block, which may be cut short, are made once, not in every row.
-_LAST_MASKS = """
-    rest = columns - (columns - 1) // LANES * LANES
-    last_valid = first_lanes(rest, LANES)
-    last_low = first_lanes(2 * rest, LANES)
-    last_high = first_lanes(2 * rest - LANES, LANES)
-    everything = first_lanes(LANES, LANES)"""
+# A row's last block overlaps the one before, so that only a row of less than a block is cut short:
+# the masks are made once, not in every row.
+_MASKS = """
+    valid = first_lanes(columns, LANES)
+    low = first_lanes(2 * columns, LANES)
+    high = first_lanes(2 * columns - LANES, LANES)"""
 
-_BLOCKS = """            for column in range(0, columns, LANES):
-                last = columns - column <= LANES
-                valid = last_valid if last else everything
-                low = last_low if last else everything
-                high = last_high if last else everything
+_BLOCKS = """            for start in range(0, columns, LANES):
+                column = max(0, min(start, columns - LANES))
+                left = columns - column
 """
 
 _PAIR_MAX = (
-    _LAST_MASKS
+    _MASKS
     + _rows("x out")
     + _lines("x")
     + _BLOCKS
@@ -251,25 +247,23 @@ _PAIR_MAX = (
                 best = choose(improves(x1, x0), x1, x0)
                 best = choose(improves(x2, best), x2, best)
                 best = choose(improves(x3, best), x3, best)
-                store_lanes(out_plane + row * out_2, column, valid, best)
+                store_first(out_plane + row * out_2, column, left, best)
 """
 )
 
 _PAIR_SUM = (
-    _LAST_MASKS
+    _MASKS
     + _rows("x out")
     + _lines("x")
     + _BLOCKS
     + _cells("x")
     + """
-                store_lanes(
-                    out_plane + row * out_2, column, valid, add(add(x0, x1), add(x2, x3))
-                )
+                store_first(out_plane + row * out_2, column, left, add(add(x0, x1), add(x2, x3)))
 """
 )
 
 _PAIR_SELECT = (
-    _LAST_MASKS
+    _MASKS
     + _rows("x u out")
     + _lines("x u")
     + _BLOCKS
@@ -284,7 +278,7 @@ _PAIR_SELECT = (
                 picked = choose(better, u2, picked)
                 better = improves(x3, best)
                 picked = choose(better, u3, picked)
-                store_lanes(out_plane + row * out_2, column, valid, picked)
+                store_first(out_plane + row * out_2, column, left, picked)
 """
 )
 
@@ -296,12 +290,11 @@ def _write_cells(cells: tuple[str, str, str, str]) -> str:
     """
     top_left, top_right, bottom_left, bottom_right = cells
     return f"""
-                store_lanes(top_out, 2 * column, low, zip_low({top_left}, {top_right}))
-                store_lanes(top_out, 2 * column + LANES, high, zip_high({top_left}, {top_right}))
-                store_lanes(bottom_out, 2 * column, low, zip_low({bottom_left}, {bottom_right}))
-                store_lanes(
-                    bottom_out, 2 * column + LANES, high, zip_high({bottom_left}, {bottom_right})
-                )
+                at, beyond = 2 * column, 2 * left - LANES
+                store_first(top_out, at, 2 * left, zip_low({top_left}, {top_right}))
+                store_first(top_out, at + LANES, beyond, zip_high({top_left}, {top_right}))
+                store_first(bottom_out, at, 2 * left, zip_low({bottom_left}, {bottom_right}))
+                store_first(bottom_out, at + LANES, beyond, zip_high({bottom_left}, {bottom_right}))
             if 2 * columns < width:
                 store_out(top_out, width - 1, out_type(0))
                 store_out(bottom_out, width - 1, out_type(0))
@@ -316,7 +309,7 @@ _LONE_ROW = """            if 2 * row + 1 == height:
 """
 
 _PAIR_SCATTER = (
-    _LAST_MASKS
+    _MASKS
     + _rows("x g out")
     + _lines("x out")
     + _LONE_ROW
@@ -341,7 +334,7 @@ _PAIR_SCATTER = (
 )
 
 _PAIR_SPREAD = (
-    _LAST_MASKS
+    _MASKS
     + _rows("x out")
     + _lines("out")
     + _LONE_ROW

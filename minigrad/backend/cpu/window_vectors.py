@@ -1,14 +1,14 @@
 """Vectors and lane masks as Numba values, for the kernels of `window.py`.
 
 A kernel's text computes with them like with numbers: `best = choose(improves(x, best), x, best)`.
-Every load and store takes a mask: a masked-off lane is never touched in memory and reads as zero,
-so the last columns of a row need neither a scalar loop nor readable memory past the end.
+Every load takes a mask: a masked-off lane is never touched in memory and reads as zero. Every store
+takes the number of lanes to store. So the last columns of a row need neither a scalar loop nor
+memory past the end.
 The number of lanes is a compile-time constant, passed where no argument's type implies it.
 """
 
 from __future__ import annotations
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -16,13 +16,9 @@ from numba.core.datamodel import models
 from numba.core.datamodel.registry import register_default
 from numba.extending import intrinsic
 
+from minigrad.backend.cpu.emitter import copy_first
+
 _WORD = ir.IntType(32)
-
-
-def vector_bytes() -> int:
-    """Bytes of this CPU's widest vector register."""
-    features = llvmlite.binding.get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
 
 
 class Vector(types.Type):
@@ -280,43 +276,43 @@ def _make_gather(element: types.Type):
     return gather_lanes
 
 
-def _store(builder, address, index, mask, value) -> None:
-    vector = value.type
-    pointer = _element_pointer(builder, address, index, vector.element)
-    pointer = builder.bitcast(pointer, vector.as_pointer())
-    arguments = [value, pointer, _bytes_of(vector.element), mask]
-    name = f"llvm.masked.store.{_suffix(vector)}.p0"
-    function = _declare(builder, name, ir.VoidType(), [a.type for a in arguments])
-    builder.call(function, arguments)
+def _store_first(builder, address, index, count, value) -> None:
+    place = cgutils.alloca_once(builder, value.type)
+    builder.store(value, place)
+    pointer = _element_pointer(builder, address, index, value.type.element)
+    word, width = ir.IntType(64), _bytes_of(value.type.element).constant
+    dst, src = (builder.ptrtoint(p, word) for p in (pointer, place))
+    copy_first(builder, dst, src, count, value.type, width)
 
 
 @intrinsic
-def store_lanes(typingctx, address, index, mask, value):
-    """Store the lanes of the mask at consecutive elements from `index`."""
-    signature = types.void(types.intp, types.intp, mask, value)
+def store_first(typingctx, address, index, count, value):
+    """Store the first `count` lanes, or all, at consecutive elements from `index`."""
+    signature = types.void(types.intp, types.intp, types.intp, value)
 
     def codegen(context, builder, signature, args):
-        _store(builder, *args)
+        _store_first(builder, *args)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic
-def scatter_lanes(typingctx, address, index, step, mask, value):
-    """Store lane l of the mask at element index + step * l."""
-    signature = types.void(types.intp, types.intp, types.intp, mask, value)
+def scatter_first(typingctx, address, index, step, count, value):
+    """Store lane l of the first `count`, or of all, at element index + step * l."""
+    signature = types.void(types.intp, types.intp, types.intp, types.intp, value)
 
     def codegen(context, builder, signature, args):
-        address, index, step, mask, value = args
+        address, index, step, count, value = args
         vector = value.type
         with builder.if_else(builder.icmp_signed("==", step, step.type(1))) as (dense, spaced):
             with dense:
-                _store(builder, address, index, mask, value)
+                _store_first(builder, address, index, count, value)
             with spaced:
                 pointers = _lane_pointers(
                     builder, address, index, step, vector.element, vector.count
                 )
+                mask = _below(builder, count, vector.count)
                 arguments = [value, pointers, _bytes_of(vector.element), mask]
                 name = f"llvm.masked.scatter.{_suffix(vector)}.v{vector.count}p0"
                 function = _declare(builder, name, ir.VoidType(), [a.type for a in arguments])
