@@ -166,7 +166,7 @@ class TestRecordedAgain:
         expected = training.model(x).sum().item()
         for _ in range(3):
             assert step(x).item() == pytest.approx(expected, rel=1e-6)
-        assert runs.calls == 4
+        assert runs.calls == 3
 
     def test_back_in_a_mode_the_recording_is_still_there(self):
         training = Training()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,16 +51,17 @@ class Executable:
                     words.append(0)
                 else:
                     words.append(float_bits(word) if isinstance(word, float) else int(word))
-        self._words = (ctypes.c_int64 * max(len(words), 1))(*words)
-        table = ctypes.addressof(self._words)
+        self._words = array("q", words)
+        table = self._words.buffer_info()[0]
         rows = []
         for launch, start in zip(program.launches, starts, strict=True):
             rows += [launch.kernel.address, table + 8 * start, launch.extent, launch.tasks]
-        self._rows = (ctypes.c_int64 * max(len(rows), 1))(*rows)
-        self._row_address = ctypes.addressof(self._rows)
+        self._rows = array("q", rows)
+        self._row_address = self._rows.buffer_info()[0]
         self._count = len(program.launches)
         self._parallel = any(launch.tasks > 1 for launch in program.launches)
         self._is_float = [d.is_floating for d in constants]
+        self._known: Sequence[float] | None = None  # the constants that the tables hold
         self._checks = [
             (ctypes.c_int64.from_address(base + offsets[slot]), message)
             for slot, message in program.checks
@@ -67,15 +69,20 @@ class Executable:
         ]
 
     def run(self, buffers: Sequence[Any], constants: Sequence[float]) -> None:
-        """Run with these buffers for the bound slots and these values of the constants."""
+        """Run with these buffers for the bound slots and these values of the constants.
+
+        The caller does not change `constants` afterwards: the same list is known to be the same.
+        """
         words = self._words
         buffers = [b if b.has_slack else b.padded() for b in buffers]
         addresses = [b.address for b in buffers]
         for word, which, offset in self._pointers:
             words[word] = addresses[which] + offset
-        for word, which in self._constants:
-            value = constants[which]
-            words[word] = float_bits(value) if self._is_float[which] else int(value)
+        if constants is not self._known:
+            for word, which in self._constants:
+                value = constants[which]
+                words[word] = float_bits(value) if self._is_float[which] else int(value)
+            self._known = constants
         for status, _ in self._checks:
             status.value = 0
         driver.run(self._row_address, self._count, self._parallel)
