@@ -93,9 +93,9 @@ class _Recording(NamedTuple):
         """What has changed since: its name, and how."""
         changed = self.guard.changed()
         if changed is None:
-            node = self.step.replaced()
-            if node is not None:
-                return f"{node.dtype.name}{list(node.shape)}", "was replaced or changed its type"
+            tensor = self.step.replaced()
+            if tensor is not None:
+                return tensor, "was replaced or changed its type"
         return changed
 
 
@@ -112,6 +112,7 @@ class _Recordings:
         """Replay, or record first, or run as usual first."""
         leaves = tree_leaves((args, kwargs))
         signature = _signature(args, kwargs, leaves)
+        tensors = _tensors(leaves)
         recordings = self.known.get(signature)
         if recordings is None:
             return self._first_call(signature, args, kwargs)
@@ -125,7 +126,7 @@ class _Recordings:
                 if recording is not recordings[0]:
                     recordings.remove(recording)
                     recordings.insert(0, recording)
-                results = recording.step.replay(_tensors(leaves))
+                results = recording.step.replay(tensors)
                 return _filled(recording.form, results)
             why = why or outdated
         if why is None:
@@ -141,7 +142,7 @@ class _Recordings:
             return recorder.results()
         recordings.insert(0, _Recording(step, recorder.form, guard))
         del recordings[MOST_RECORDINGS:]
-        return _filled(recorder.form, step.replay(_tensors(leaves)))
+        return _filled(recorder.form, step.replay(tensors))
 
     def _first_call(self, signature: _Signature, args: Any, kwargs: Any) -> Any:
         """Run as usual, so that what is made on first use exists."""

@@ -129,14 +129,12 @@ class Guard:
     def _visit_elements(self, container: Any, name: str) -> None:
         if len(container) > MOST_ELEMENTS:
             return
-        elements = container.items() if isinstance(container, dict) else container
+        keyed = hasattr(container, "items")
+        elements = container.items() if keyed else container
         if not isinstance(container, (tuple, frozenset)):
             self._watch((id(container), "elements"), partial(tuple, elements), name)
-        for i, element in enumerate(cast("Any", elements)):
-            if isinstance(container, dict):
-                self._visit(element[1], f"{name}[{element[0]!r}]")
-            else:
-                self._visit(element, f"{name}[{i}]")
+        for key, element in elements if keyed else enumerate(elements):
+            self._visit(element, f"{name}[{key!r}]")
 
     def _follow(self, function: FunctionType) -> None:
         for attribute in ("__defaults__", "__kwdefaults__"):
@@ -165,15 +163,15 @@ class Guard:
 
     def _look_up(self) -> None:
         """Watch the attributes that count; the functions among them may read yet more names."""
-        size = None
-        while size != (size := (len(self._found), len(self._read), len(self._called))):
+        size = -1
+        while size != (size := len(self._found) + len(self._read) + len(self._called)):
             for owner, name, attributes in list(self._found):
                 for attribute in sorted(attributes & (self._read | self._called)):
                     self._look_at(owner, attribute, f"{name}.{attribute}" if name else attribute)
 
     def _look_at(self, owner: Any, attribute: str, name: str) -> None:
-        value = inspect.getattr_static(owner, attribute, None)
-        if isinstance(value, MemberDescriptorType) or not hasattr(type(value), "__get__"):
+        value: Any = inspect.getattr_static(owner, attribute, None)
+        if isinstance(value, MemberDescriptorType) or not hasattr(value, "__get__"):
             # A plain value with the name of a method that is called is another object's.
             if attribute in self._read or not isinstance(value, _PLAIN):
                 self._watch_attribute(owner, attribute, name)

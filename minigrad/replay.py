@@ -3,7 +3,8 @@
 [Note: two buffers] A tensor that a step changes is not written in place: whoever holds its old
 value still sees it. Each such output has two buffers, and a replay writes the one that it did not
 write last. If somebody else still holds that one, a new one takes its place. So a training loop
-allocates nothing, and the counting of references is what makes it safe.
+allocates nothing, and the counting of references is what makes it safe. The same goes for nodes: a
+leaf made here that only its tensor knows is renewed, which to all others is a new one.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minigrad import execution, graph
 from minigrad.compiler.plan import Plan, computed, plan_for
-from minigrad.graph import Node, topological
+from minigrad.device import Device
+from minigrad.dtype import DType
+from minigrad.graph import Node, Shape, leaf, topological
 from minigrad.handle import Handle, wrap
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
+_Kind = tuple[Shape, DType, Device]
 _SITE = ("<compiled step>", 0)
-# Who refers to a buffer that is free: the list of spares, a local variable, getrefcount itself.
+# References to what nobody else knows: its owner's (a list, a tensor), a local variable's and
+# getrefcount's own.
 _UNSHARED = 3
 
 
@@ -79,13 +84,13 @@ class Step:
                 place[nodes[position].id] = known + fresh if fresh >= 0 else self._inputs[buffer]
         self._constants = self.plan.constant_values(nodes) if self.plan else []
 
-        self._tensors = [(weakref.ref(h), _described(old)) for h, old in tensors]
+        self._tensors = [(weakref.ref(h), _kind(old), old.needs_grad) for h, old in tensors]
         self._fixed = [n.storage for n in fixed]
         self._rebound = [(n, n.rebound) for n in dict.fromkeys([*fixed, *recorded.seen])]
         targets = [*range(first, first + len(state)), *(k for k, _ in updates)]
-        self._results = [(place[n.id], _described(n)) for n in recorded.outputs]
+        self._results = [(place[n.id], _kind(n)) for n in recorded.outputs]
         self._changes = [
-            (target, place[n.id], _described(n))
+            (target, place[n.id], _kind(n))
             for target, n in zip(targets, changed, strict=True)
             if target != place[n.id]  # assigned what it was
         ]
@@ -101,28 +106,23 @@ class Step:
         for h, old in state:
             h.rebind(old)
 
-    def replaced(self) -> Node | None:
+    def replaced(self) -> str | None:
         """What the step was recorded for and is no more: a tensor's kind, or a fixed value."""
-        for reference, like in self._tensors:
+        for reference, kind, needs_grad in self._tensors:
             tensor = reference()
-            if tensor is None:
-                return like
-            n = tensor.node
-            if (
-                n.dtype is not like.dtype
-                or n.needs_grad != like.needs_grad
-                or n.shape != like.shape
-                or n.device != like.device
-            ):
-                return like
+            if tensor is not None:
+                n = tensor.node
+                if n.needs_grad == needs_grad and _kind(n) == kind:
+                    continue
+            return f"{kind[1].name}{list(kind[0])}"
         for n, count in self._rebound:
             if n.rebound != count:
-                return n
+                return f"{n.dtype.name}{list(n.shape)}"
         return None
 
     def replay(self, leaves: list[Tensor]) -> list[Tensor]:
         """Run on new arguments and the current state; the results, in order."""
-        handles: list[Any] = [*dict.fromkeys(leaves), *[r() for r, _ in self._tensors]]
+        handles: list[Any] = [*dict.fromkeys(leaves), *[r() for r, _, _ in self._tensors]]
         buffers = [h.node.storage for h in handles]
         if None in buffers:
             execution.compute([h.node for h in handles])
@@ -134,17 +134,22 @@ class Step:
             self._spare, self._last = self._last, fresh
             buffers += fresh
         with graph.site(_SITE):
-            results = [wrap(_leaf(buffers[source], like)) for source, like in self._results]
-            for target, source, like in self._changes:
+            results = [wrap(leaf(buffers[source], *kind)) for source, kind in self._results]
+            for target, source, kind in self._changes:
                 h = handles[target]
-                h.rebind(_leaf(buffers[source], like, h.is_leaf))
+                n = h.node
+                if n.site is _SITE and sys.getrefcount(n) <= _UNSHARED and _kind(n) == kind:
+                    graph.renew(n, buffers[source])
+                else:
+                    h.rebind(leaf(buffers[source], *kind, h.is_leaf))
         clear_gradients(self._gradients)
         return results
 
     def _targets(self, plan: Plan) -> list[Any]:
         """Buffers that nobody else holds. See [Note: two buffers]."""
         fresh: list[Any] = []
-        for (nbytes, kept), spare in zip(self._fresh, self._spare, strict=True):
+        for k, (nbytes, kept) in enumerate(self._fresh):  # no zip: it would hold the spare, too
+            spare = self._spare[k]
             if not kept or spare is None or sys.getrefcount(spare) > _UNSHARED:
                 spare = plan.allocate(nbytes)
             fresh.append(spare)
@@ -159,11 +164,5 @@ def clear_gradients(tensors: Iterable[weakref.ref[Handle]]) -> None:
             tensor.grad = None
 
 
-def _described(n: Node) -> Node:
-    """What a node is like, without its value and what it depends on."""
-    with graph.site(_SITE):
-        return _leaf(None, n, n.needs_grad)
-
-
-def _leaf(storage: Any, like: Node, needs_grad: bool = False) -> Node:
-    return graph.leaf(storage, like.shape, like.dtype, like.device, needs_grad)
+def _kind(n: Node) -> _Kind:
+    return n.shape, n.dtype, n.device
