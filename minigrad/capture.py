@@ -136,8 +136,8 @@ class _Recordings:
             self._count(*why)
         recorder, guard = _Recorder(), Guard(self.function)
         recorder.record(self.function, args, kwargs, guard)
+        step = recorder.step(guard.tensors)
         guard.settle()
-        step = recorder.step()
         if step is None:
             return recorder.results()
         recordings.insert(0, _Recording(step, recorder.form, guard))
@@ -326,8 +326,11 @@ class _Recorder:
             # What was assigned is an output of the step, or was restored.
             execution.pending_updates.clear()
 
-    def step(self) -> Step | None:
-        """The step that was recorded; None if it made state, which later calls must not do."""
+    def step(self, tensors: list[Handle]) -> Step | None:
+        """The step that was recorded; None if it made state, which later calls must not do.
+
+        `tensors` may be among those that it read: a replay then reads their values of the moment.
+        """
         self._compute_older()
         arguments = {id(h): k for k, h in enumerate(self.arguments.values())}
         state: list[tuple[Handle, Node]] = []
@@ -346,6 +349,7 @@ class _Recorder:
             self.placeholders,
             state,
             updates,
+            tensors,
             self.outputs,
             list(self.seen.values()),
             list(self.gradients.values()),

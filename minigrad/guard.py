@@ -58,6 +58,7 @@ class Guard:
     """Watches what `function` may read, from before a recording until it is dropped."""
 
     def __init__(self, function: Callable[..., Any]):
+        self.tensors: list[Handle] = []  # that were found; until `settle`
         self._watched: dict[Any, _Watched] = {}
         self._names: dict[int, str] = {}  # of what was looked into, by id
         self._alive: list[Any] = []  # so that no id is given again meanwhile
@@ -83,7 +84,8 @@ class Guard:
     def settle(self) -> None:
         """The recording is over: what it changed itself is watched no more."""
         self._entries = [w for w in self._watched.values() if _same(w.read(), w.value)]
-        self._watched, self._names, self._alive, self._found = {}, {}, [], []
+        self._watched, self._names = {}, {}
+        self.tensors, self._alive, self._found = [], [], []
 
     def changed(self) -> tuple[str, str] | None:
         """The name of the first value that is another now, and what happened to it."""
@@ -105,7 +107,10 @@ class Guard:
 
     def _visit(self, value: Any, name: str) -> None:
         """Look into a value: follow functions, watch elements, remember objects."""
-        if isinstance(value, (*_PLAIN, Handle)) or id(value) in self._names:
+        if isinstance(value, Handle):
+            self.tensors.append(value)
+            return
+        if isinstance(value, _PLAIN) or id(value) in self._names:
             return
         self._names[id(value)] = name
         self._alive.append(value)
@@ -171,7 +176,8 @@ class Guard:
 
     def _look_at(self, owner: Any, attribute: str, name: str) -> None:
         value: Any = inspect.getattr_static(owner, attribute, None)
-        if isinstance(value, MemberDescriptorType) or not hasattr(value, "__get__"):
+        own = not isinstance(owner, type) and attribute in getattr(owner, "__dict__", ())
+        if own or isinstance(value, MemberDescriptorType) or not hasattr(value, "__get__"):
             # A plain value with the name of a method that is called is another object's.
             if attribute in self._read or not isinstance(value, _PLAIN):
                 self._watch_attribute(owner, attribute, name)

@@ -37,6 +37,7 @@ class Recorded(NamedTuple):
     placeholders: dict[int, int]  # leaf node id -> number of the argument
     state: list[tuple[Handle, Node]]  # assigned tensors with their first nodes
     updates: list[tuple[int, Node]]  # assigned arguments with their last nodes
+    tensors: list[Handle]  # others that it may have read
     outputs: list[Node]
     seen: list[Node]  # whose values were looked at
     gradients: list[weakref.ref[Handle]]  # tensors whose .grad grew
@@ -64,12 +65,16 @@ class Step:
         tensors = list(state)
         for k, (_, old) in enumerate(state):
             place.setdefault(old.id, first + k)
+        # Of two tensors with one value, either may be given another.
+        alone = {h.node.id: h for h in recorded.tensors if h.node.handles == 1}
         fixed: list[Node] = []
         for n in [*used, *wanted]:
             if n.storage is None or n.id in place or n in fixed:
                 continue
             owner = None if n.owner is None else n.owner()
             if owner is None or owner.node is not n:
+                owner = alone.get(n.id)
+            if owner is None:
                 fixed.append(n)
             else:
                 place[n.id] = first + len(tensors)

@@ -258,10 +258,11 @@ class TestRecordedAgain:
         other = scale.detach() if share else None
         scale.assign(mg.tensor([5.0]))
         assert [f(x).item() for _ in range(2)] == [5, 5]
-        assert runs.calls == 3
+        expected = 3 if share else 2  # alone, it is read at each replay
+        assert runs.calls == expected
         del other
         assert f(x).item() == 5
-        assert runs.calls == 3
+        assert runs.calls == expected
 
     def test_a_constant_that_was_not_computed(self):
         base = mg.tensor([2.0])
