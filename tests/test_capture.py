@@ -252,10 +252,10 @@ class TestRecordedAgain:
     @pytest.mark.parametrize("share", [False, True], ids=["alone", "another handle on the value"])
     def test_a_constant_that_changes(self, share):
         scale = mg.tensor([2.0])
+        other = scale.detach() if share else None
         f, runs = compiled(lambda x: x * scale)
         x = mg.tensor([1.0])
         assert [f(x).item() for _ in range(3)] == [2, 2, 2]
-        other = scale.detach() if share else None
         scale.assign(mg.tensor([5.0]))
         assert [f(x).item() for _ in range(2)] == [5, 5]
         expected = 3 if share else 2  # alone, it is read at each replay
