@@ -85,12 +85,18 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__}: expected a forward method, got none.")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if execution.on_use is not None:
+            execution.on_use(self)
         output = self.forward(*args, **kwargs)
         if self._hooks:
             for hook in list(self._hooks.values()):
                 replaced = hook(self, args, output)
                 output = output if replaced is None else replaced
         return output
+
+    def baked_in(self) -> set[str]:
+        """The attributes that a recorded step takes for granted: all. See `minigrad.guard`."""
+        return {*vars(self), "training", "_hooks"}
 
     def register_forward_hook(self, hook: Callable[..., Any]) -> HookHandle:
         """Call `hook(module, args, output)` after every forward; a result replaces the output."""
@@ -240,9 +246,9 @@ class Module:
     def train(self, mode: bool = True) -> Self:
         """Set training mode here and in every module below."""
         for module in self.modules():
-            if module.training != mode:
-                module.training = mode
-                execution.switch_mode(module)
+            if execution.on_use is not None:
+                execution.on_use(module)
+            module.training = mode
         return self
 
     def eval(self) -> Self:

@@ -10,88 +10,180 @@ the current values and run that plan: no graph building, no scheduling.
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
+import warnings
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minigrad import execution, graph, handle
-from minigrad.compiler.plan import Plan, computed, plan_for
+from minigrad.compiler.plan import Plan, computed
 from minigrad.config import config
-from minigrad.device import cpu
+from minigrad.device import Device, cpu, default_device
 from minigrad.dtype import bool_
-from minigrad.errors import CaptureError
+from minigrad.errors import CaptureError, CaptureWarning
 from minigrad.graph import Node, const_value, topological
+from minigrad.guard import Guard
 from minigrad.handle import Handle, wrap
-from minigrad.trees import tree_leaves, tree_rebuilt
+from minigrad.replay import Recorded, Step, clear_gradients
+from minigrad.trees import tree_leaves, tree_paths, tree_rebuilt
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
-_SITE = ("<compiled step>", 0)
 before_replay: list[Callable[[], None]] = []  # optimizers bring their hyper-parameters up to date
+
+MOST_SIGNATURES = 64  # remembered for each function, and
+MOST_RECORDINGS = 4  # kept for each signature: values that go back and forth
+MOST_CHANGES = 8  # of one Python value, before a warning says that this is not what compile is for
 
 
 def compile(function: Callable[..., Any]) -> Callable[..., Any]:
     """Record `function` once for each signature and replay it.
 
     The signature: shapes and dtypes of the tensors among the arguments (nested in tuples, lists and
-    dicts), all other arguments by value, and the training mode. Inside the function no value may be
-    looked at (`item()`, `print`, `if tensor:`); return tensors instead. Python side effects happen
-    only while recording. Gradients (`.grad`) do not outlive the step. A step that fails while it is
-    recorded changes nothing.
+    dicts), and all other arguments by value. Inside the function no value may be looked at
+    (`item()`, `print`, `if tensor:`); return tensors instead. Python side effects happen only while
+    recording. Gradients (`.grad`) do not outlive the step. A step that fails while it is recorded
+    changes nothing.
+
+    When a Python value that the function read has changed (a global, an attribute, the training
+    mode), it is recorded again: see `minigrad.guard` for what is noticed. `MINIGRAD_DEBUG=1` says
+    why each recording is made.
 
     Raises:
         CaptureError: the function looks at a value while it is recorded, or adds to a gradient
             from before the step.
         TypeError: an argument that is no tensor cannot be hashed.
+
+    Warns:
+        CaptureWarning: one Python value changes again and again. Pass it as a tensor.
     """
-    steps: dict[Any, _Step | None] = {}  # None: called once, not recorded yet
+    recordings = _Recordings(function)
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         if graph.on_build is not None or execution.capturing():  # eager, detect_anomaly, nested
             return function(*args, **kwargs)
-        leaves = tree_leaves((args, kwargs))
-        key = _signature(args, kwargs, leaves)
-        if key not in steps:
-            _say(function, "the first call with this signature runs as usual")
-            steps[key] = None
-            first = _Recorder()
-            with first.collecting_gradients():
-                result = function(*args, **kwargs)
-            execution.evaluate(*_tensors(result))
-            first.clear_gradients()
-            return result
-        for refresh in before_replay:
-            refresh()
-        step = steps[key]
-        if step is None or not step.is_current():
-            why = "recorded" if step is None else "recorded again: a tensor it uses was replaced"
-            _say(function, why)
-            recorder = _Recorder()
-            recorder.record(function, args, kwargs)
-            step = steps[key] = recorder.step()
-            if step is None:
-                return recorder.results()
-        return step.replay(_tensors(leaves))
+        return recordings.call(args, kwargs)
 
-    run.steps = steps  # pyright: ignore[reportAttributeAccessIssue]
+    run.recordings = recordings  # pyright: ignore[reportAttributeAccessIssue]
     return run
 
 
 def recorded_plan(function: Callable[..., Any]) -> Plan | None:
     """The plan of a compiled function, of the newest signature that was recorded, or None."""
-    steps = [step for step in getattr(function, "steps", {}).values() if step is not None]
+    recordings = getattr(function, "recordings", None)
+    known = recordings.known.values() if isinstance(recordings, _Recordings) else ()
+    steps = [latest.step for latest, *_ in filter(None, known)]
     return steps[-1].plan if steps else None
 
 
-def _say(function: Callable[..., Any], text: str) -> None:
-    if config.debug >= 1:
-        name = getattr(function, "__name__", "step")
-        print(f"minigrad: compile {name}: {text}", file=sys.stderr)  # noqa: T201
+class _Recording(NamedTuple):
+    """A step, the form of its result, and the Python values that it holds for."""
+
+    step: Step
+    form: Any
+    guard: Guard
+
+    def outdated(self) -> tuple[str, str] | None:
+        """What has changed since: its name, and how."""
+        changed = self.guard.changed()
+        if changed is None:
+            tensor = self.step.replaced()
+            if tensor is not None:
+                return tensor, "was replaced or changed its type"
+        return changed
+
+
+class _Recordings:
+    """The recordings of a function by signature, the one used last in front."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+        self.known: dict[_Signature, list[_Recording]] = {}
+        self.last: _Signature | None = None
+        self.changes: Counter[str] = Counter()  # of Python values, by name
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Replay, or record first, or run as usual first."""
+        leaves = tree_leaves((args, kwargs))
+        signature = _signature(args, kwargs, leaves)
+        tensors = _tensors(leaves)
+        recordings = self.known.get(signature)
+        if recordings is None:
+            return self._first_call(signature, args, kwargs)
+        self.last = signature
+        for refresh in before_replay:
+            refresh()
+        why = None
+        for recording in recordings:
+            outdated = recording.outdated()
+            if outdated is None:
+                if recording is not recordings[0]:
+                    recordings.remove(recording)
+                    recordings.insert(0, recording)
+                results = recording.step.replay(tensors)
+                return _filled(recording.form, results)
+            why = why or outdated
+        if why is None:
+            self._say("recorded")
+        else:
+            self._say(f"recorded again: {why[0]} {why[1]}")
+            self._count(*why)
+        recorder, guard = _Recorder(), Guard(self.function)
+        recorder.record(self.function, args, kwargs, guard)
+        step = recorder.step(guard.tensors)
+        guard.settle()
+        if step is None:
+            return recorder.results()
+        recordings.insert(0, _Recording(step, recorder.form, guard))
+        del recordings[MOST_RECORDINGS:]
+        return _filled(recorder.form, step.replay(tensors))
+
+    def _first_call(self, signature: _Signature, args: Any, kwargs: Any) -> Any:
+        """Run as usual, so that what is made on first use exists."""
+        if self.last is None:
+            self._say("the first call runs as usual")
+        else:
+            names = _argument_names(self.function, args, kwargs)
+            name, before, now = _difference(self.last, signature, names)
+            self._say(f"runs as usual, the next time recorded: {name} was {before}, is {now}")
+            if isinstance(now, _Value):
+                self._count(name, f"was {before}, is {now}")
+        self.last = signature
+        self.known[signature] = []
+        if len(self.known) > MOST_SIGNATURES:
+            del self.known[next(iter(self.known))]
+        recorder = _Recorder()
+        with recorder.collecting_gradients():
+            result = self.function(*args, **kwargs)
+        execution.evaluate(*_tensors(result))
+        clear_gradients(recorder.gradients.values())
+        return result
+
+    def _say(self, text: str) -> None:
+        if config.debug >= 1:
+            print(f"minigrad: compile {self._name}: {text}", file=sys.stderr)  # noqa: T201
+
+    def _count(self, name: str, how: str) -> None:
+        """Warn, once, of a value that each call changes: recording is slower than not compiling."""
+        self.changes[name] += 1
+        if self.changes[name] == MOST_CHANGES:
+            warnings.warn(
+                f"compile {self._name}: expected Python values that stay the same, got {name}, "
+                f"which changed {MOST_CHANGES} times (it {how}); each time the function is "
+                "recorded again. Pass it as a tensor argument, or keep it in a tensor and assign.",
+                CaptureWarning,
+                stacklevel=4,
+            )
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.function, "__name__", "step")
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -111,18 +203,57 @@ def _form(tree: Any) -> Any:
     return tree_rebuilt(tree, leaves)
 
 
-def _signature(args: Any, kwargs: Any, leaves: list[Any]) -> Any:
-    """What a recording depends on, hashable."""
-    described: list[Any] = []
-    seen: dict[int, int] = {}  # one tensor twice is not the same as two tensors
+def _filled(form: Any, tensors: Sequence[Tensor]) -> Any:
+    """The tree that `_form` made, with tensors for its marks."""
+    remaining = iter(tensors)
+    leaves = (next(remaining) if x is _TENSOR else x for x in tree_leaves(form))
+    return tree_rebuilt(form, leaves)
+
+
+class _Kind(NamedTuple):
+    """What a recording depends on of a tensor argument."""
+
+    number: int  # one tensor twice is not the same as two tensors
+    dtype: str
+    shape: tuple[int, ...]
+    device: Device
+    needs_grad: bool
+
+    def __str__(self) -> str:
+        gradient = " that needs a gradient" if self.needs_grad else ""
+        return f"{self.dtype}{list(self.shape)} on {self.device}{gradient}"
+
+
+class _Value(NamedTuple):
+    """An argument that is no tensor: 2 is not 2.0, and 0.0 is not -0.0."""
+
+    type: type
+    value: Any  # the text of a float
+
+    def __str__(self) -> str:
+        return self.value if self.type is float else repr(self.value)
+
+
+class _Signature(NamedTuple):
+    """What a recording depends on beside the values that its guard watches."""
+
+    nesting: str
+    leaves: tuple[_Kind | _Value, ...]
+    modes: tuple[Any, ...]
+
+
+def _signature(args: Any, kwargs: Any, leaves: list[Any]) -> _Signature:
+    described: list[_Kind | _Value] = []
+    seen: dict[int, int] = {}
     for leaf in leaves:
         if isinstance(leaf, Handle):
             n, number = leaf.node, seen.setdefault(id(leaf), len(seen))
-            described.append((number, n.dtype.name, n.shape, n.device, n.needs_grad))
+            described.append(_Kind(number, n.dtype.name, n.shape, n.device, n.needs_grad))
         else:
-            described.append((type(leaf), leaf))
-    containers = repr(tree_rebuilt((args, kwargs), iter([0] * len(leaves))))
-    key = (containers, tuple(described), handle.grad_enabled, execution.modes)
+            described.append(_Value(type(leaf), repr(leaf) if type(leaf) is float else leaf))
+    nesting = repr(tree_rebuilt((args, kwargs), iter([0] * len(leaves))))
+    modes = (handle.grad_enabled, config.rewrite, default_device())
+    key = _Signature(nesting, tuple(described), modes)
     try:
         hash(key)
     except TypeError as error:
@@ -130,6 +261,33 @@ def _signature(args: Any, kwargs: Any, leaves: list[Any]) -> Any:
             f"compile: expected arguments that are tensors or hashable, got {error}."
         ) from None
     return key
+
+
+def _difference(old: _Signature, new: _Signature, names: Iterator[str]) -> tuple[str, Any, Any]:
+    """The first thing in which two signatures differ: its name, before and now."""
+    if new.nesting != old.nesting:
+        return "the nesting of the arguments", old.nesting, new.nesting
+    modes = ("gradient recording", "algebraic rewriting", "the default device")
+    named = (f"argument `{name}`" for name in names)
+    pairs = zip(old.leaves + old.modes, new.leaves + new.modes, strict=True)
+    return next(
+        (name, before, now)
+        for name, (before, now) in zip((*named, *modes), pairs, strict=True)
+        if before != now
+    )
+
+
+def _argument_names(function: Callable[..., Any], args: Any, kwargs: Any) -> Iterator[str]:
+    """What to call each leaf of the arguments."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some built-in functions have none
+        parameters = ()
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    for i, tree in enumerate(args):
+        yield from tree_paths(tree, named[i] if i < len(named) else f"args[{i}]")
+    for name, tree in kwargs.items():
+        yield from tree_paths(tree, name)
 
 
 class _Recorder:
@@ -145,14 +303,15 @@ class _Recorder:
         self.form: Any = None  # the result, with marks for its tensors
         self.outputs: list[Node] = []  # and their nodes
 
-    def record(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    def record(self, function: Callable[..., Any], args: Any, kwargs: Any, guard: Guard) -> None:
         """Run the function; if it fails, every tensor gets back the value it had."""
         leaves = tree_leaves((args, kwargs))
         execution.evaluate(*_tensors(leaves))
         replaced = (self._placeholder(x) if isinstance(x, Handle) else x for x in leaves)
         new_args, new_kwargs = tree_rebuilt((args, kwargs), replaced)
-        previous = handle.on_assign, execution.on_observe
+        previous = handle.on_assign, execution.on_observe, execution.on_use
         handle.on_assign, execution.on_observe = self._assign, self._observe
+        execution.on_use = guard.use
         try:
             with graph.unshared(), self.collecting_gradients(must_be_new=True):
                 result = function(*new_args, **new_kwargs)
@@ -163,12 +322,15 @@ class _Recorder:
             self._restore()
             raise
         finally:
-            handle.on_assign, execution.on_observe = previous
+            handle.on_assign, execution.on_observe, execution.on_use = previous
             # What was assigned is an output of the step, or was restored.
             execution.pending_updates.clear()
 
-    def step(self) -> _Step | None:
-        """The step that was recorded; None if it made state, which later calls must not do."""
+    def step(self, tensors: list[Handle]) -> Step | None:
+        """The step that was recorded; None if it made state, which later calls must not do.
+
+        `tensors` may be among those that it read: a replay then reads their values of the moment.
+        """
         self._compute_older()
         arguments = {id(h): k for k, h in enumerate(self.arguments.values())}
         state: list[tuple[Handle, Node]] = []
@@ -183,13 +345,22 @@ class _Recorder:
                 return None
             else:
                 state.append((tensor, old))
-        return _Step(self, state, updates)
+        recorded = Recorded(
+            self.placeholders,
+            state,
+            updates,
+            tensors,
+            self.outputs,
+            list(self.seen.values()),
+            list(self.gradients.values()),
+        )
+        return Step(recorded)
 
     def results(self) -> Any:
         """Compute all that the function made, and give its result."""
         results = [wrap(n) for n in self.outputs]
         execution.evaluate(*self._live(), *results)
-        self.clear_gradients()
+        clear_gradients(self.gradients.values())
         return _filled(self.form, results)
 
     @contextmanager
@@ -210,13 +381,6 @@ class _Recorder:
             yield
         finally:
             handle.on_gradient = previous
-
-    def clear_gradients(self) -> None:
-        """Forget the gradients that were collected."""
-        for reference in self.gradients.values():
-            tensor = reference()
-            if tensor is not None:
-                tensor.grad = None
 
     def _placeholder(self, tensor: Handle) -> Handle:
         mine = self.arguments.get(id(tensor))
@@ -260,7 +424,7 @@ class _Recorder:
             tensor = reference()
             if tensor is not None:
                 tensor.rebind(old)
-        self.clear_gradients()
+        clear_gradients(self.gradients.values())
 
     def _live(self) -> list[Handle]:
         return [h for h in (r() for r, _ in self.assigned.values()) if h is not None]
@@ -271,126 +435,3 @@ class _Recorder:
         nodes = topological(roots, stop=lambda n: n.id < self.start or n.storage is not None)
         nodes += [old for _, old in self.assigned.values()]
         execution.compute([n for n in nodes if n.id < self.start and const_value(n) is None])
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where a buffer comes from: an argument, a tensor's current value, a fixed node, the plan."""
-
-    kind: str  # "argument", "tensor", "fixed" or "plan"
-    which: Any  # a number, the node, or the plan's slot
-
-
-@dataclass(frozen=True)
-class _Output:
-    source: _Source
-    like: Node  # shape, dtype and device
-
-
-class _Step:
-    """A recorded call: a plan, where its inputs come from and where its outputs go."""
-
-    def __init__(
-        self,
-        recorder: _Recorder,
-        state: list[tuple[Handle, Node]],
-        updates: list[tuple[int, Node]],
-    ):
-        self.form = recorder.form
-        changed = [*(h.node for h, _ in state), *(n for _, n in updates)]
-        wanted = list(dict.fromkeys([*recorder.outputs, *changed]))
-        nodes = topological(wanted, stop=computed)
-        missing = [n for n in wanted if n.storage is None]
-        self.plan: Plan | None = plan_for(nodes, missing) if missing else None
-        self.constants = self.plan.constant_values(nodes) if self.plan else []
-        made: dict[int, int] = {}
-        if self.plan is not None:
-            made = {nodes[position].id: slot for position, slot in self.plan.outputs}
-        # The tensors whose values of the moment a replay reads: first those it also assigns.
-        tensors = [(weakref.ref(h), old) for h, old in state]
-        number = {old.id: k for k, (_, old) in enumerate(tensors)}
-
-        def source(n: Node) -> _Source:
-            if n.storage is None:
-                return _Source("plan", made[n.id])
-            if n.id in recorder.placeholders:
-                return _Source("argument", recorder.placeholders[n.id])
-            if n.id not in number:
-                owner = None if n.owner is None else n.owner()
-                if owner is None or owner.node is not n:
-                    return _Source("fixed", n)
-                number[n.id] = len(tensors)
-                tensors.append((weakref.ref(owner), n))
-            return _Source("tensor", number[n.id])
-
-        used = [nodes[p] for p in self.plan.inputs] if self.plan else []
-        self.inputs = [source(n) for n in used]
-        self.results = [_Output(source(n), _described(n)) for n in recorder.outputs]
-        self.changes = [_Output(source(n), _described(n)) for n in changed]
-        self.changed_arguments = [k for k, _ in updates]
-        self.tensors = [(reference, _described(old)) for reference, old in tensors]
-        self.gradients = recorder.gradients
-        recorder.clear_gradients()
-        # From now on the tensors hold their values of before, which the first replay starts from.
-        for h, old in state:
-            h.rebind(old)
-        fixed = {s.which for s in self.inputs if s.kind == "fixed"} | {*recorder.seen.values()}
-        self.fixed = [(n, n.rebound) for n in fixed]
-
-    def is_current(self) -> bool:
-        """Whether every tensor is still what the step was recorded for."""
-        for reference, like in self.tensors:
-            tensor = reference()
-            if tensor is None:
-                return False
-            n = tensor.node
-            if (n.needs_grad, n.dtype, n.device) != (like.needs_grad, like.dtype, like.device):
-                return False
-        return all(n.rebound == count for n, count in self.fixed)
-
-    def replay(self, leaves: list[Tensor]) -> Any:
-        """Run on new arguments and the current state; the result has its recorded form."""
-        arguments: list[Handle] = list(dict.fromkeys(leaves))
-        tensors: list[Handle] = [h for h in (r() for r, _ in self.tensors) if h is not None]
-        execution.compute([t.node for t in (*arguments, *tensors)])
-        made: dict[int, Any] = {}
-
-        def buffer(source: _Source) -> Any:
-            if source.kind == "plan":
-                return made[source.which]
-            if source.kind == "fixed":
-                return source.which.storage
-            known = arguments if source.kind == "argument" else tensors
-            number: int = source.which
-            return known[number].node.storage
-
-        if self.plan is not None:
-            made = self.plan.run([buffer(s) for s in self.inputs], self.constants)
-        new = [buffer(output.source) for output in self.changes]
-        results = [_leaf(buffer(output.source), output.like, False) for output in self.results]
-        states = len(self.changes) - len(self.changed_arguments)
-        targets = [*tensors[:states], *(arguments[k] for k in self.changed_arguments)]
-        for h, storage, output in zip(targets, new, self.changes, strict=True):
-            h.rebind(_leaf(storage, output.like, h.is_leaf))
-        for reference in self.gradients.values():
-            tensor = reference()
-            if tensor is not None:
-                tensor.grad = None
-        return _filled(self.form, [wrap(n) for n in results])
-
-
-def _filled(form: Any, tensors: Sequence[Tensor]) -> Any:
-    """The tree that `_form` made, with tensors for its marks."""
-    remaining = iter(tensors)
-    leaves = (next(remaining) if x is _TENSOR else x for x in tree_leaves(form))
-    return tree_rebuilt(form, leaves)
-
-
-def _described(n: Node) -> Node:
-    """What a node is like, without its value and what it depends on."""
-    return _leaf(None, n, n.needs_grad)
-
-
-def _leaf(storage: Any, like: Node, needs_grad: bool) -> Node:
-    with graph.site(_SITE):
-        return graph.leaf(storage, like.shape, like.dtype, like.device, needs_grad)

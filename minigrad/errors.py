@@ -23,3 +23,7 @@ class CacheWarning(UserWarning):
 
 class CaptureError(RuntimeError):
     """A value was asked for while `compile` was recording a step."""
+
+
+class CaptureWarning(UserWarning):
+    """A Python value that changes again and again makes `compile` record again and again."""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import itertools
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
@@ -29,20 +28,9 @@ pending_updates: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDic
 # raises if they may not be seen now.
 on_observe: Callable[[Sequence[Node]], None] | None = None
 
-# Which modules are in evaluation mode, as a set of bits: a captured step belongs to the modes it
-# was recorded in, and is found again when they come back.
-modes: int = 0
-_mode_bits: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-_next_mode_bit = itertools.count()
-
-
-def switch_mode(module: Any) -> None:
-    """Note that `module` went from training to evaluation or back."""
-    global modes
-    bit = _mode_bits.get(module)
-    if bit is None:
-        bit = _mode_bits[module] = next(_next_mode_bit)
-    modes ^= 1 << bit
+# Set with it: called with each object that takes part in the step and whose attributes are baked
+# in (modules, optimizers), before they are read. `minigrad.guard` asks it for `baked_in()`.
+on_use: Callable[[Any], None] | None = None
 
 
 def capturing() -> bool:

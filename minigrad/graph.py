@@ -203,6 +203,13 @@ def leaf(
     return node
 
 
+def renew(node: Node, storage: Any) -> None:
+    """Make another leaf of a leaf that nothing but one Tensor refers to: cheaper than a new one."""
+    node.storage = storage
+    node.id = next(_ids)
+    node.rebound = 0
+
+
 def _build_leaf(
     op: Primitive, key: Any, attrs: dict[str, Any], shape: Shape, dtype: DType, device: Device
 ) -> Node:
@@ -254,7 +261,7 @@ def const_value(node: Node) -> Number | None:
     return node.attrs["value"] if node.op is const_op else None
 
 
-_OWN_PACKAGES = ("minigrad", "layers")
+OWN_PACKAGES = ("minigrad", "layers")
 
 
 def user_site() -> Site | None:
@@ -262,7 +269,7 @@ def user_site() -> Site | None:
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]: the cheap way to a caller
     while frame is not None:
         name = frame.f_globals.get("__name__") or ""
-        if name.partition(".")[0] not in _OWN_PACKAGES:
+        if name.partition(".")[0] not in OWN_PACKAGES:
             return frame.f_code.co_filename, frame.f_lineno
         frame = frame.f_back
     return None

@@ -29,3 +29,16 @@ def tree_rebuilt(tree: Any, leaves: Iterator[Any]) -> Any:
             return type(container)(*parts)
         return parts if isinstance(tree, list) else tuple(parts)
     return next(leaves)
+
+
+def tree_paths(tree: Any, name: str) -> Iterator[str]:
+    """The names of the leaves, in order: `name['key'][0]`."""
+    if isinstance(tree, dict):
+        parts = list(cast("dict[Any, Any]", tree).items())
+    elif isinstance(tree, (tuple, list)):
+        parts = list(enumerate(cast("tuple[Any, ...]", tree)))
+    else:
+        yield name
+        return
+    for key, part in parts:
+        yield from tree_paths(part, f"{name}[{key!r}]")

@@ -73,7 +73,7 @@ def fresh_plans() -> None:
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """All memory that nobody has written yet, arenas and slack included, reads as NaN."""
     from minigrad.backend.cpu import memory
-    from minigrad.backend.cpu.executable import Executable
+    from minigrad.backend.cpu.executable import Executable, arena
 
     allocate, run = memory.Buffer.__init__, Executable.run
 
@@ -85,8 +85,8 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
         poison(self)
 
     def run_poisoned(self: Executable, *args: Any) -> None:
-        if self.arena is not None:
-            poison(self.arena)
+        arena.reserve(self._arena_bytes)
+        poison(arena.buffer)
         run(self, *args)
 
     monkeypatch.setattr(memory.Buffer, "__init__", allocate_poisoned)

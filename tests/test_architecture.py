@@ -27,7 +27,7 @@ ROWS = [
     ["minigrad.autodiff", "minigrad.rewrite"],
     ["minigrad.compiler"],
     ["minigrad.handle"],
-    ["minigrad.execution", "minigrad.capture"],
+    ["minigrad.execution", "minigrad.guard", "minigrad.replay", "minigrad.capture"],
     ["minigrad.functions"],
     ["minigrad.interchange", "minigrad.dlpack", "minigrad.formatting", "minigrad.indexing"],
     ["minigrad.differentiate"],

@@ -32,7 +32,8 @@ class Plan:
     `inputs` and `constants` are positions in the topological list of nodes the plan was made for; a
     graph of the same structure has its own nodes at the same positions. What is run may be a
     simplified graph (`minigrad.rewrite`), of which nothing but the inputs is shared. `outputs`
-    pairs each wanted position with the slot that holds it (perhaps an input's).
+    pairs each wanted position with the place of its buffer in what `run` gives (perhaps an
+    input's).
     """
 
     def __init__(self, nodes: Sequence[Node], wanted: Sequence[Node]):
@@ -66,26 +67,28 @@ class Plan:
         self.constants = [position.get(n.id, -1) for n in lowering.constants]
         input_slots = len(placement.inputs)
         self.outputs: list[tuple[int, int]] = []
-        self.fresh: dict[int, int] = {}  # slots that become the nodes' own memory -> bytes
+        fresh: dict[int, int] = {}  # slots that become the nodes' own memory -> bytes
         for node, root in zip(wanted, roots, strict=True):
             operand = placement.locate(root)
             assert operand is not None
-            nbytes = node.size * node.dtype.itemsize
-            self.outputs.append((position[node.id], operand.slot))
-            if operand.slot >= input_slots:
-                self.fresh[operand.slot] = nbytes
+            place = operand.slot
+            if place >= input_slots:
+                fresh[place] = node.size * node.dtype.itemsize
+                place = input_slots + list(fresh).index(place)
+            self.outputs.append((position[node.id], place))
+        self.fresh = list(fresh.values())  # bytes of each buffer that a run fills
         sizes = {
             placement.slots[n.id]: n.size * n.dtype.itemsize
             for n in placement.placed
-            if placement.slots[n.id] not in self.fresh
+            if placement.slots[n.id] not in fresh
         }
         sizes.update({program.first_scratch + i: n for i, n in enumerate(program.scratch)})
         offsets, arena = memory.place(sizes, memory.lifetimes(program))
         self.arena_bytes = arena
-        bound = [*range(input_slots), *self.fresh]
+        bound = [*range(input_slots), *fresh]
         constant_types = [n.dtype for n in lowering.constants]
         self.executable = backend.executable(program, offsets, arena, bound, constant_types)
-        self._allocate = backend.allocate
+        self.allocate = backend.allocate
 
     def constant_values(self, nodes: Sequence[Node]) -> list[float]:
         """This graph's values of the plan's constants."""
@@ -94,14 +97,19 @@ class Plan:
             for p, v in zip(self.constants, self._const_values, strict=True)
         ]
 
-    def run(self, inputs: list[Any], constants: list[float]) -> dict[int, Any]:
-        """Run on these input buffers; gives the buffer of each output slot."""
-        fresh = [self._allocate(nbytes) for nbytes in self.fresh.values()]
+    def run(
+        self, inputs: list[Any], constants: list[float], fresh: list[Any] | None = None
+    ) -> list[Any]:
+        """Run on these input buffers; gives them and those that were filled, in order.
+
+        The latter are `fresh`, of at least the sizes in `self.fresh`, or newly allocated.
+        """
+        if fresh is None:
+            fresh = [self.allocate(nbytes) for nbytes in self.fresh]
+        buffers = inputs + fresh
         with _lock:  # the tables and the arena are the plan's own
-            self.executable.run(inputs + fresh, constants)
-        by_slot = dict(enumerate(inputs))
-        by_slot.update(zip(self.fresh, fresh, strict=True))
-        return by_slot
+            self.executable.run(buffers, constants)
+        return buffers
 
 
 def structure(nodes: Sequence[Node], wanted: Sequence[Node]) -> Any:
@@ -172,8 +180,8 @@ def run_graph(wanted: Sequence[Node]) -> None:
             return
         plan, nodes = planned(wanted)
         buffers = plan.run([nodes[p].storage for p in plan.inputs], plan.constant_values(nodes))
-        for position, slot in plan.outputs:
-            nodes[position].storage = buffers[slot]
+        for position, place in plan.outputs:
+            nodes[position].storage = buffers[place]
         for position, _ in plan.outputs:
             node = nodes[position]
             on_path = node.needs_grad and any(n.needs_grad for n in node.inputs)

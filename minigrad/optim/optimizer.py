@@ -138,6 +138,8 @@ class Optimizer:
         `closure` computes the loss and its gradients first; its result is returned.
         """
         loss = None if closure is None else closure()
+        if execution.on_use is not None:
+            execution.on_use(self)
         with no_grad():
             self.refresh()
             changed: list[Tensor] = []
@@ -176,10 +178,30 @@ class Optimizer:
                 for name, value in names.items():  # options may have changed since the last step
                     if name not in state:
                         state[name] = _stored(value, p.shape, p.dtype, p.device)
+        self.refresh_numbers()
+
+    def refresh_numbers(self) -> None:
+        """Bring the tensors of the hyper-parameters up to date."""
         for (index, name, _), (handle, known) in list(self._numbers.items()):
             value = _number(self.param_groups[index], name)
             if value != known:
                 self._write(index, name, handle, value)
+
+    def baked_in(self) -> list[str]:
+        """The attributes that a recorded step takes for granted. See `minigrad.guard`."""
+        return ["choices"]
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """What the graph of a step depends on beside numbers: parameters, flags, what is zero."""
+        return tuple(
+            tuple(
+                len(value) if name == "params" else bool(value)
+                for name, value in group.items()
+                if name not in ("lr", "initial_lr")
+            )
+            for group in self.param_groups
+        )
 
     def _write(self, index: int, name: str, handle: Tensor, value: float) -> None:
         with no_grad():
@@ -302,7 +324,7 @@ class Optimizer:
 
 def _refresh_all() -> None:
     for optimizer in list(live_optimizers):
-        optimizer.refresh()
+        optimizer.refresh_numbers()
 
 
 capture.before_replay.append(_refresh_all)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 
 from minigrad.backend.cpu.driver import num_threads
+from tests.bench import memory
 from tests.bench.convolution import convolution
 from tests.bench.models import gradient_penalty, lenet
 from tests.bench.normalization import batch_norm_relu, double_backward, named, norm_activation
@@ -59,6 +60,10 @@ def main(words: list[str]) -> None:
             print(f"{family}: geometric mean of the ratios {geometric_mean(families[family]):.2f}x")
     if not words or "start" in words:
         start_times()
+    if not words or "memory" in words:
+        ours, theirs = memory.compare(num_threads())
+        name = "LeNet-5+BN step, peak memory (MB)"
+        print(f"{name:44} {ours / 1e6:9.1f} {theirs / 1e6:9.1f} {theirs / ours:7.2f}x", flush=True)
 
 
 if __name__ == "__main__":

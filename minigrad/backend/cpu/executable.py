@@ -1,23 +1,46 @@
-"""A program bound to memory: its tables are filled once, and a run patches only what changes."""
+"""A program bound to memory: its tables are filled once, and a run patches only what changes.
+
+[Note: one arena] Programs never run at the same time, and what lies in an arena is of no use after
+a run: so all share one, as large as the largest needs. When it grows, it is another block, and each
+program moves its tables over at its next run.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import struct
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
 from minigrad.backend.cpu import driver, jit
-from minigrad.backend.cpu.memory import Buffer
+from minigrad.backend.cpu.memory import Buffer, release_free_blocks
 from minigrad.backend.launch import Constant, Pointer, Program
 from minigrad.dtype import DType
+
+
+class _Arena:
+    """Memory for the temporaries of whichever program runs. See [Note: one arena]."""
+
+    def __init__(self) -> None:
+        self.buffer = Buffer(0)
+
+    def reserve(self, nbytes: int) -> None:
+        """Have at least this many bytes; what they held is lost."""
+        if nbytes > self.buffer.nbytes:
+            self.buffer = Buffer(0)  # the old block goes before the new one comes
+            release_free_blocks()
+            self.buffer = Buffer(nbytes)
+
+
+arena = _Arena()
 
 
 class Executable:
     """Runs a program's launches with one native call.
 
-    `offsets` places slots in an arena of `arena_bytes`; all other slots are bound at each run, in
-    the order of `bound`. `constants` gives the dtype of each run-time constant.
+    `offsets` places slots in the first `arena_bytes` of the arena; all other slots are bound at
+    each run, in the order of `bound`. `constants` gives the dtype of each run-time constant.
     """
 
     def __init__(
@@ -29,8 +52,9 @@ class Executable:
         constants: Sequence[DType],
     ):
         self.program = program  # keeps kernels and constant tables alive
-        self.arena = Buffer(arena_bytes) if arena_bytes else None
-        base = self.arena.address if self.arena else 0
+        self._arena_bytes = arena_bytes
+        self._base = 0  # the arena's address that the tables hold
+        self._placed: list[tuple[int, int]] = []  # word, byte offset in the arena
         position = {slot: i for i, slot in enumerate(bound)}
         words: list[int] = []
         self._pointers: list[tuple[int, int, int]] = []  # word, position in bound, byte offset
@@ -41,7 +65,8 @@ class Executable:
             for word in launch.args:
                 if isinstance(word, Pointer):
                     if word.slot in offsets:
-                        words.append(base + offsets[word.slot] + word.offset)
+                        self._placed.append((len(words), offsets[word.slot] + word.offset))
+                        words.append(0)
                     else:
                         self._pointers.append((len(words), position[word.slot], word.offset))
                         words.append(0)
@@ -50,37 +75,50 @@ class Executable:
                     words.append(0)
                 else:
                     words.append(float_bits(word) if isinstance(word, float) else int(word))
-        self._words = (ctypes.c_int64 * max(len(words), 1))(*words)
-        table = ctypes.addressof(self._words)
+        self._words = array("q", words)
+        table = self._words.buffer_info()[0]
         jit.compile_all(launch.kernel for launch in program.launches)
         rows = []
         for launch, start in zip(program.launches, starts, strict=True):
             rows += [launch.kernel.address, table + 8 * start, launch.extent, launch.tasks]
-        self._rows = (ctypes.c_int64 * max(len(rows), 1))(*rows)
-        self._row_address = ctypes.addressof(self._rows)
+        self._rows = array("q", rows)
+        self._row_address = self._rows.buffer_info()[0]
         self._count = len(program.launches)
         self._parallel = any(launch.tasks > 1 for launch in program.launches)
         self._is_float = [d.is_floating for d in constants]
-        self._checks = [
-            (ctypes.c_int64.from_address(base + offsets[slot]), message)
-            for slot, message in program.checks
-            if slot in offsets
-        ]
+        self._known: Sequence[float] | None = None  # the constants that the tables hold
+        self._checks = [(offsets[slot], text) for slot, text in program.checks if slot in offsets]
+        self._statuses: list[tuple[ctypes.c_int64, str]] = []
+
+    def _move(self, base: int) -> None:
+        for word, offset in self._placed:
+            self._words[word] = base + offset
+        at = ctypes.c_int64.from_address
+        self._statuses = [(at(base + offset), message) for offset, message in self._checks]
+        self._base = base
 
     def run(self, buffers: Sequence[Any], constants: Sequence[float]) -> None:
-        """Run with these buffers for the bound slots and these values of the constants."""
+        """Run with these buffers for the bound slots and these values of the constants.
+
+        The caller does not change `constants` afterwards: the same list is known to be the same.
+        """
+        arena.reserve(self._arena_bytes)
+        if arena.buffer.address != self._base:
+            self._move(arena.buffer.address)
         words = self._words
         buffers = [b if b.has_slack else b.padded() for b in buffers]
         addresses = [b.address for b in buffers]
         for word, which, offset in self._pointers:
             words[word] = addresses[which] + offset
-        for word, which in self._constants:
-            value = constants[which]
-            words[word] = float_bits(value) if self._is_float[which] else int(value)
-        for status, _ in self._checks:
+        if constants is not self._known:
+            for word, which in self._constants:
+                value = constants[which]
+                words[word] = float_bits(value) if self._is_float[which] else int(value)
+            self._known = constants
+        for status, _ in self._statuses:
             status.value = 0
         driver.run(self._row_address, self._count, self._parallel)
-        for status, message in self._checks:
+        for status, message in self._statuses:
             if status.value:
                 raise IndexError(message.format(value=status.value - 1))
 

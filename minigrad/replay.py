@@ -1,0 +1,173 @@
+"""A recorded step: one plan, where its inputs come from and where its outputs go.
+
+[Note: two buffers] A tensor that a step changes is not written in place: whoever holds its old
+value still sees it. Each such output has two buffers, and a replay writes the one that it did not
+write last. If somebody else still holds that one, a new one takes its place. So a training loop
+allocates nothing, and the counting of references is what makes it safe. The same goes for nodes: a
+leaf made here that only its tensor knows is renewed, which to all others is a new one.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from minigrad import execution, graph
+from minigrad.compiler.plan import Plan, computed, plan_for
+from minigrad.device import Device
+from minigrad.dtype import DType
+from minigrad.graph import Node, Shape, leaf, topological
+from minigrad.handle import Handle, wrap
+
+if TYPE_CHECKING:
+    from minigrad.tensor import Tensor
+
+_Kind = tuple[Shape, DType, Device]
+_SITE = ("<compiled step>", 0)
+# References to what nobody else knows: its owner's (a list, a tensor), a local variable's and
+# getrefcount's own.
+_UNSHARED = 3
+
+
+class Recorded(NamedTuple):
+    """What the recorder found; see `capture`."""
+
+    placeholders: dict[int, int]  # leaf node id -> number of the argument
+    state: list[tuple[Handle, Node]]  # assigned tensors with their first nodes
+    updates: list[tuple[int, Node]]  # assigned arguments with their last nodes
+    tensors: list[Handle]  # others that it may have read
+    outputs: list[Node]
+    seen: list[Node]  # whose values were looked at
+    gradients: list[weakref.ref[Handle]]  # tensors whose .grad grew
+
+
+class Step:
+    """Replays a recorded call.
+
+    All buffers of a replay stand in one list, and a place is a position in it: the arguments, the
+    values of the tensors that are read (those also assigned first), fixed values, then what the
+    plan fills.
+    """
+
+    def __init__(self, recorded: Recorded):
+        state, updates = recorded.state, recorded.updates
+        changed = [*(h.node for h, _ in state), *(n for _, n in updates)]
+        wanted = list(dict.fromkeys([*recorded.outputs, *changed]))
+        nodes = topological(wanted, stop=computed)
+        missing = [n for n in wanted if n.storage is None]
+        self.plan: Plan | None = plan_for(nodes, missing) if missing else None
+        used = [nodes[p] for p in self.plan.inputs] if self.plan else []
+
+        place = dict(recorded.placeholders)
+        first = len(place)  # of the tensors' places
+        tensors = list(state)
+        for k, (_, old) in enumerate(state):
+            place.setdefault(old.id, first + k)
+        # Of two tensors with one value, either may be given another.
+        alone = {h.node.id: h for h in recorded.tensors if h.node.handles == 1}
+        fixed: list[Node] = []
+        for n in [*used, *wanted]:
+            if n.storage is None or n.id in place or n in fixed:
+                continue
+            owner = None if n.owner is None else n.owner()
+            if owner is None or owner.node is not n:
+                owner = alone.get(n.id)
+            if owner is None:
+                fixed.append(n)
+            else:
+                place[n.id] = first + len(tensors)
+                tensors.append((owner, n))
+        for n in fixed:
+            place[n.id] = first + len(tensors) + fixed.index(n)
+        self._inputs = [place[n.id] for n in used]
+        known = first + len(tensors) + len(fixed)  # the first that the plan fills
+        if self.plan is not None:
+            for position, buffer in self.plan.outputs:
+                fresh = buffer - len(used)
+                place[nodes[position].id] = known + fresh if fresh >= 0 else self._inputs[buffer]
+        self._constants = self.plan.constant_values(nodes) if self.plan else []
+
+        self._tensors = [(weakref.ref(h), _kind(old), old.needs_grad) for h, old in tensors]
+        self._fixed = [n.storage for n in fixed]
+        self._rebound = [(n, n.rebound) for n in dict.fromkeys([*fixed, *recorded.seen])]
+        targets = [*range(first, first + len(state)), *(k for k, _ in updates)]
+        self._results = [(place[n.id], _kind(n)) for n in recorded.outputs]
+        self._changes = [
+            (target, place[n.id], _kind(n))
+            for target, n in zip(targets, changed, strict=True)
+            if target != place[n.id]  # assigned what it was
+        ]
+        self._gradients = recorded.gradients
+        # See [Note: two buffers]: what the plan filled last and the time before.
+        changing = {source for _, source, _ in self._changes}
+        sizes = self.plan.fresh if self.plan else []
+        self._fresh = [(nbytes, known + k in changing) for k, nbytes in enumerate(sizes)]
+        self._last: list[Any] = [None] * len(sizes)
+        self._spare: list[Any] = [None] * len(sizes)
+        clear_gradients(self._gradients)
+        # From now on the tensors hold their values of before, which the first replay starts from.
+        for h, old in state:
+            h.rebind(old)
+
+    def replaced(self) -> str | None:
+        """What the step was recorded for and is no more: a tensor's kind, or a fixed value."""
+        for reference, kind, needs_grad in self._tensors:
+            tensor = reference()
+            if tensor is not None:
+                n = tensor.node
+                if n.needs_grad == needs_grad and _kind(n) == kind:
+                    continue
+            return f"{kind[1].name}{list(kind[0])}"
+        for n, count in self._rebound:
+            if n.rebound != count:
+                return f"{n.dtype.name}{list(n.shape)}"
+        return None
+
+    def replay(self, leaves: list[Tensor]) -> list[Tensor]:
+        """Run on new arguments and the current state; the results, in order."""
+        handles: list[Any] = [*dict.fromkeys(leaves), *[r() for r, _, _ in self._tensors]]
+        buffers = [h.node.storage for h in handles]
+        if None in buffers:
+            execution.compute([h.node for h in handles])
+            buffers = [h.node.storage for h in handles]
+        buffers += self._fixed
+        if self.plan is not None:
+            fresh = self._targets(self.plan)
+            self.plan.run([buffers[place] for place in self._inputs], self._constants, fresh)
+            self._spare, self._last = self._last, fresh
+            buffers += fresh
+        with graph.site(_SITE):
+            results = [wrap(leaf(buffers[source], *kind)) for source, kind in self._results]
+            for target, source, kind in self._changes:
+                h = handles[target]
+                n = h.node
+                if n.site is _SITE and sys.getrefcount(n) <= _UNSHARED and _kind(n) == kind:
+                    graph.renew(n, buffers[source])
+                else:
+                    h.rebind(leaf(buffers[source], *kind, h.is_leaf))
+        clear_gradients(self._gradients)
+        return results
+
+    def _targets(self, plan: Plan) -> list[Any]:
+        """Buffers that nobody else holds. See [Note: two buffers]."""
+        fresh: list[Any] = []
+        for k, (nbytes, kept) in enumerate(self._fresh):  # no zip: it would hold the spare, too
+            spare = self._spare[k]
+            if not kept or spare is None or sys.getrefcount(spare) > _UNSHARED:
+                spare = plan.allocate(nbytes)
+            fresh.append(spare)
+        return fresh
+
+
+def clear_gradients(tensors: Iterable[weakref.ref[Handle]]) -> None:
+    """Forget the gradients of those tensors that still exist."""
+    for reference in tensors:
+        tensor = reference()
+        if tensor is not None:
+            tensor.grad = None
+
+
+def _kind(n: Node) -> _Kind:
+    return n.shape, n.dtype, n.device
