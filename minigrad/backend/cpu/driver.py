@@ -84,24 +84,31 @@ def _mask(cores: list[int]) -> bytes:
     return sum(1 << core for core in cores).to_bytes(MASK_BYTES, "little")
 
 
+@cache
+def kernels() -> tuple[Any, Any]:
+    """The driver and what ties its threads to cores, for the first plan to compile with its own."""
+    import numba
+    from numba.core import config as limits
+
+    from minigrad.backend.cpu.jit import compile_kernel
+
+    most = cast("Any", limits).NUMBA_NUM_THREADS  # set at import, unseen by type checkers
+    numba.set_num_threads(min(_THREADS, most))  # starts them: the driver is linked with their code
+    size = f"MASK_BYTES = {MASK_BYTES}\n"
+    return compile_kernel("driver", size + SOURCE), compile_kernel("driver_bind", size + BIND)
+
+
 class _Driver:
     """The compiled driver, its worker threads tied to cores where the system lets us."""
 
     def __init__(self) -> None:
-        import numba
-        from numba.core import config as limits
-
-        from minigrad.backend.cpu.jit import compile_kernel
-
-        most = cast("Any", limits).NUMBA_NUM_THREADS  # set at import, unseen by type checkers
-        numba.set_num_threads(min(_THREADS, most))
-        self._kernel = compile_kernel("driver", f"MASK_BYTES = {MASK_BYTES}\n{SOURCE}")
+        driver, bind = kernels()
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-        self.call = prototype(self._kernel.address)
+        self.call = prototype(driver.address)
         self.masks = 0
         can_bind = hasattr(os, "sched_setaffinity") and 1 < _THREADS <= len(_CORES)
         if can_bind and not os.environ.get("OMP_PROC_BIND"):  # a user's own choice is respected
-            self._bind(compile_kernel("driver_bind", f"MASK_BYTES = {MASK_BYTES}\n{BIND}"))
+            self._bind(bind)
 
     def _bind(self, kernel: Any) -> None:
         # Processes start at different cores, so that several at once spread their main threads.

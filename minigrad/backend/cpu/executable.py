@@ -77,7 +77,7 @@ class Executable:
                     words.append(float_bits(word) if isinstance(word, float) else int(word))
         self._words = array("q", words)
         table = self._words.buffer_info()[0]
-        jit.compile_all(launch.kernel for launch in program.launches)
+        jit.compile_all([*driver.kernels(), *(launch.kernel for launch in program.launches)])
         rows = []
         for launch, start in zip(program.launches, starts, strict=True):
             rows += [launch.kernel.address, table + 8 * start, launch.extent, launch.tasks]
