@@ -14,6 +14,7 @@ import struct
 from array import array
 from ctypes.util import find_library
 
+import mpmath
 import pytest
 from numba import njit, types
 
@@ -228,7 +229,6 @@ def test_special_powers_are_those_of_c99(dtype):
     ],
 )
 def test_float64_error(name, intervals):
-    mpmath = pytest.importorskip("mpmath")
     random_ = random.Random(0)
     x = [random_.uniform(*ends) for ends in intervals for _ in range(1000)]
     y = function_of(name)(mg.tensor(x, dtype="float64", device="cpu")).tolist()
@@ -306,7 +306,6 @@ def sigmoid_curvature(m):
     ],
 )
 def test_float32_derivatives_keep_their_relative_accuracy(name, order, exact, low, high, tolerance):
-    mpmath = pytest.importorskip("mpmath")
     x = float32_of(bits_of(low + (high - low) * k / 1000) for k in range(1001))
     f = function_of(name)
     for _ in range(order):

@@ -13,7 +13,7 @@ from minigrad.backend.cpu.machine import Cache, second_cache
 from minigrad.backend.launch import Program
 from minigrad.backend.loopnest import Access, LoopNest, Reduction, independent_points
 from minigrad.backend.recompute import worth_keeping
-from minigrad.compiler import plan
+from minigrad.compiler import fuse, plan, split
 from minigrad.dtype import float32
 
 pytestmark = pytest.mark.usefixtures("poisoned", "fresh_plans")
@@ -21,7 +21,10 @@ pytestmark = pytest.mark.usefixtures("poisoned", "fresh_plans")
 
 @pytest.fixture
 def cores(monkeypatch: pytest.MonkeyPatch):
-    """Plans are made for this many cores; those that are missing take turns."""
+    """Plans are made for this many cores; those that are missing take turns. No size is small."""
+    for module in (fuse, split):
+        monkeypatch.setattr(module, "SMALL", 0)
+    monkeypatch.setattr(loop_emitter, "PARALLEL_FROM", 0)
 
     def pretend(n: int) -> None:
         for module in (backend, lane_loops, loop_emitter):
@@ -37,44 +40,46 @@ class TestTwoLevels:
     @pytest.mark.parametrize(
         ("shape", "axes"),
         [
-            ((40_003,), (0,)),  # no number of cores divides it
-            ((3, 13_000), (1,)),
-            ((13_000, 3), (0,)),
-            ((7, 2, 2900), (0, 2)),
-            ((500, 40, 2), (0, 1)),
-            ((65536,), (0,)),
+            ((401,), (0,)),  # no number of cores divides it
+            ((3, 130), (1,)),
+            ((130, 3), (0,)),
+            ((7, 2, 29), (0, 2)),
+            ((50, 4, 2), (0, 1)),
+            ((3,), (0,)),  # fewer elements than cores
         ],
     )
     def test_values(self, cores, shape, axes, n):
         cores(n)
         x = random_tensor(*shape)
-        check(x.sum(axis=axes), x.max(axis=axes), (x * x + 1.0).sum(axis=axes), tolerance=1e-3)
+        check(x.sum(axis=axes), x.max(axis=axes), (x * x + 1.0).sum(axis=axes), tolerance=1e-5)
 
     @pytest.mark.parametrize("n", [2, 16])
     def test_passes(self, cores, n):
         cores(n)
-        check(*standardized(random_tensor(2, 20_001), (1,)), tolerance=1e-4)
-        check(*standardized(random_tensor(20_001, 2), (0,)), tolerance=1e-4)
+        check(*standardized(random_tensor(2, 201), (1,)), tolerance=1e-4)
+        check(*standardized(random_tensor(201, 2), (0,)), tolerance=1e-4)
 
     def test_positions_views_and_integers(self, cores):
         cores(3)
-        i = mg.arange(50_000)
-        x = random_tensor(50_000)
-        check((i * 3).sum(), (i % 7).max(), mg.flip(x).max(), (mg.flip(x) * i).sum(), tolerance=1.0)
-        whole = random_tensor(50_000, dtype="int32")
+        i = mg.arange(500)
+        x = random_tensor(500)
+        check(
+            (i * 3).sum(), (i % 7).max(), mg.flip(x).max(), (mg.flip(x) * i).sum(), tolerance=1e-2
+        )
+        whole = random_tensor(500, dtype="int32")
         check(whole.sum(), whole.max(), (whole > 3).sum())
 
     def test_what_is_stored_on_the_way_is_stored_once(self, cores, watch: Watch):
         cores(4)
-        x = random_tensor(50_001)
+        x = random_tensor(501)
         mg.evaluate(x)
         y = mg.exp(x)
         watch.reset()
-        check(y, y.sum(), tolerance=1e-1)
+        check(y, y.sum(), tolerance=1e-4)
         assert len(watch.kernels) == 3  # the parts, the rest, their combination
 
-    def test_few_elements_stay_one_kernel(self, cores, watch: Watch):
-        cores(16)
+    def test_few_elements_stay_one_kernel(self, watch: Watch, monkeypatch):
+        monkeypatch.setattr(backend, "num_threads", lambda: 16)
         x = random_tensor(1000)
         mg.evaluate(x)
         watch.reset()
@@ -83,7 +88,7 @@ class TestTwoLevels:
 
     def test_a_channel_for_every_second_core_stays_one_kernel(self, cores, watch: Watch):
         """Passes over a cached slice move half of the bytes, so half of the cores may idle."""
-        shape = (8, 6, 40, 40)
+        shape = (4, 6, 5, 5)
         norm = layers.BatchNorm2d(shape[1])
         mg.evaluate(*norm.parameters(), *norm.buffers())
         for n, kernels in ((8, 1), (16, 3)):
@@ -133,11 +138,11 @@ class TestSlices:
         assert self.retained((64, 128, 4096), (4096, 64 * 4096, 1)) == []
 
     @pytest.mark.parametrize("n", [1, 2, 3])
-    @pytest.mark.parametrize("shape", [(64, 64, 8, 8), (33, 64, 3, 8), (16, 5, 64, 64)])
+    @pytest.mark.parametrize("shape", [(64, 4, 8, 8), (33, 4, 3, 8), (8, 2, 32, 32)])
     def test_values(self, cores, monkeypatch, shape, n):
         """Each task has slices of its own; small caches make more of them, and none."""
         cores(n)
-        for cache in (Cache(256 << 10, 2), Cache(32 << 10, 2), second_cache()):
+        for cache in (Cache(64 << 10, 64), Cache(8 << 10, 2), second_cache()):
             monkeypatch.setattr(row_loops, "second_cache", lambda cache=cache: cache)
             plan._plans.clear()
             x = mg.tensor(random_tensor(*shape), requires_grad=True)
@@ -157,19 +162,19 @@ class TestSharedValues:
     """What several kernels would compute."""
 
     def test_a_function_along_rows_and_columns_is_stored(self, watch: Watch):
-        x = random_tensor(300, 200)
+        x = random_tensor(60, 70)
         mg.evaluate(x)
         watch.reset()
-        y = mg.exp(mg.tanh(x) * x)
-        check(y.sum(axis=0), y.sum(axis=1), tolerance=1e-3)
+        columns = mg.exp(mg.tanh(x) * x).sum(axis=0)  # no tensor holds what is summed
+        rows = mg.exp(mg.tanh(x) * x).sum(axis=1)
+        check(columns, rows, tolerance=1e-4)
         assert sum("tanh" in name for name in watch.kernels) == 1
 
     def test_arithmetic_is_computed_again(self, watch: Watch):
-        x = random_tensor(300, 200)
+        x = random_tensor(60, 70)
         mg.evaluate(x)
         watch.reset()
-        y = (x + 1.0) * x
-        check(y.sum(axis=0), y.sum(axis=1), tolerance=1e-3)
+        check(((x + 1.0) * x).sum(axis=0), ((x + 1.0) * x).sum(axis=1), tolerance=1e-4)
         assert sum("mul" in name for name in watch.kernels) == 2
 
     def test_layer_norm_writes_its_gradient_beside_its_row_sums(self, watch: Watch):

@@ -24,6 +24,8 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import PassManager
 from numba.core.registry import cpu_target
 
+# A lazy property, which hides its type. When made, it tells LLVM where Numba's runtime is.
+_CONTEXT = cast("Any", cpu_target.target_context)
 _ARGUMENTS = (types.intp, types.intp, types.intp)
 # No `nnan` and no `ninf`: NaN and Inf keep their meaning. `reassoc` is on the additions of
 # reductions only (`accumulate`): elsewhere LLVM would turn (x - k) - mean into x - (k + mean).
@@ -87,7 +89,7 @@ class _Library(JITCodeLibrary):
 
 @cache
 def _flags() -> Any:
-    flags = compiler.Flags()
+    flags: Any = compiler.Flags()
     options = kernel_options() | {"nopython": True, "_nrt": False}
     cpu_target.options.parse_as_flags(flags, options)
     flags.no_compile = True  # LLVM's part is ours
@@ -103,12 +105,12 @@ def object_code(text: str, filename: str, entry: str) -> bytes:
     linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
     names: dict[str, Any] = {"__name__": f"minigrad_kernel_{entry}", "__file__": filename}
     exec(compile(text, filename, "exec"), names)
-    library = _Library(cpu_target.target_context.codegen(), entry)
+    library = _Library(_CONTEXT.codegen(), entry)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", numba.NumbaWarning)
         compiled = compiler.compile_extra(
-            cpu_target.typing_context, cpu_target.target_context, names["kernel"],
-            _ARGUMENTS, types.void, _flags(), {}, library, _Passes,
+            cpu_target.typing_context, _CONTEXT, names["kernel"],
+            _ARGUMENTS, types.void, _flags(), {}, library, cast("Any", _Passes),
         )  # fmt: skip
     _export(library, compiled.fndesc, entry)
     return library.object_code(entry)
@@ -116,7 +118,7 @@ def object_code(text: str, filename: str, entry: str) -> bytes:
 
 def _export(library: _Library, function: Any, entry: str) -> None:
     """Add a C function that calls a Numba function, which passes results and errors by pointer."""
-    context = cpu_target.target_context
+    context = _CONTEXT
     convention = context.call_conv
     module = context.create_module(entry)
     kind = convention.get_function_type(function.restype, function.argtypes)
@@ -152,7 +154,6 @@ def _new_machine() -> Any:
 @cache
 def _engine() -> Any:
     _machine()
-    _ = cpu_target.target_context  # when made, it tells LLVM where Numba's runtime is
     return llvm.create_mcjit_compiler(llvm.parse_assembly(""), _new_machine())
 
 
