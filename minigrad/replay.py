@@ -26,9 +26,19 @@ if TYPE_CHECKING:
 
 _Kind = tuple[Shape, DType, Device]
 _SITE = ("<compiled step>", 0)
-# References to what nobody else knows: its owner's (a list, a tensor), a local variable's and
-# getrefcount's own.
-_UNSHARED = 3
+
+
+def _unshared() -> int:
+    """What getrefcount says of something that one owner and a local variable know, nobody else.
+
+    From 3.14 on Python leaves out references that others did count.
+    """
+    owner = [object()]
+    known = owner[0]
+    return sys.getrefcount(known)
+
+
+_UNSHARED = _unshared()
 
 
 class Recorded(NamedTuple):

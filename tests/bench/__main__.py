@@ -17,6 +17,7 @@ from tests.bench import memory
 from tests.bench.convolution import convolution
 from tests.bench.models import gradient_penalty, lenet
 from tests.bench.normalization import batch_norm_relu, double_backward, named, norm_activation
+from tests.bench.overhead import replay_overhead
 from tests.bench.start import start_times
 from tests.bench.timing import HEADER, Ratio, geometric_mean
 
@@ -28,6 +29,7 @@ ROWS: dict[str, Callable[[], Ratio]] = {
     **{f"bn {named(s)}": batch_norm_relu(s) for s in BATCH_NORM},
     **{f"bn apart {named(s)}": batch_norm_relu(s, together=False) for s in BATCH_NORM[:3]},
     **{f"ln {named(s)}": norm_activation("layer", s) for s in ROWS_OF_FEATURES},
+    **{f"ln-gelu {named(s)}": norm_activation("layer", s, "gelu") for s in ROWS_OF_FEATURES},
     **{f"gn {named(s)}": norm_activation("group", s) for s in MAPS},
     **{f"in {named(s)}": norm_activation("instance", s) for s in MAPS},
     "double backward": double_backward((128, 64, 16, 16)),
@@ -55,15 +57,17 @@ def main(words: list[str]) -> None:
             row = run()
             families[key.split()[0]].append(row.ratio)
             print(row, flush=True)
-    for family in ("ln", "gn", "in"):
+    for family in ("ln", "ln-gelu", "gn", "in"):
         if families[family]:
             print(f"{family}: geometric mean of the ratios {geometric_mean(families[family]):.2f}x")
+    if not words or "overhead" in words:
+        print(replay_overhead(), flush=True)
     if not words or "start" in words:
         start_times()
     if not words or "memory" in words:
         ours, theirs = memory.compare(num_threads())
         name = "LeNet-5+BN step, peak memory (MB)"
-        print(f"{name:44} {ours / 1e6:9.1f} {theirs / 1e6:9.1f} {theirs / ours:7.2f}x", flush=True)
+        print(f"{name:52} {ours / 1e6:9.1f} {theirs / 1e6:9.1f} {theirs / ours:7.2f}x", flush=True)
 
 
 if __name__ == "__main__":

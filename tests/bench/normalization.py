@@ -93,8 +93,8 @@ def _normalized(kind: str, shape: Shape) -> tuple[Shape, Callable[..., object], 
     )
 
 
-def norm_activation(kind: str, shape: Shape) -> Callable[[], Ratio]:
-    """Layer (with GELU), group or instance normalization (with ReLU), forward and backward."""
+def norm_activation(kind: str, shape: Shape, activation: str = "relu") -> Callable[[], Ratio]:
+    """Layer, group or instance normalization and an activation, forward and backward."""
 
     def run() -> Ratio:
         sizes, ours, theirs = _normalized(kind, shape)
@@ -102,7 +102,7 @@ def norm_activation(kind: str, shape: Shape) -> Callable[[], Ratio]:
         w, b = torch.ones(sizes, requires_grad=True), torch.zeros(sizes, requires_grad=True)
         arguments = [from_torch(t, True) for t in (x, w, b)]
         cotangent = from_torch(g)
-        mine, other = (mg.nn.gelu, F.gelu) if kind == "layer" else (mg.nn.relu, F.relu)
+        mine, other = getattr(mg.nn, activation), getattr(F, activation)
 
         @mg.compile
         def step(x: mg.Tensor, w: mg.Tensor, b: mg.Tensor, g: mg.Tensor) -> list[mg.Tensor]:
@@ -113,7 +113,7 @@ def norm_activation(kind: str, shape: Shape) -> Callable[[], Ratio]:
             x.grad = w.grad = b.grad = None
             other(theirs(x, w, b)).backward(g)
 
-        name = f"{kind} norm+{other.__name__} forward+backward {named(shape)}"
+        name = f"{kind} norm+{activation} forward+backward {named(shape)}"
         copy = copy_of(4, prod(shape))
         return paired(name, lambda: step(*arguments, cotangent), their_step, copy=copy)
 
