@@ -223,18 +223,29 @@ def _build_leaf(
 
 def const(value: Number, dtype: DType, device: Device, shape: Shape = ()) -> Node:
     """A number, known to the compiler, broadcast to `shape`."""
-    if dtype.is_floating:
-        value = float(value)
-        key: Any = value.hex()  # tells -0.0 from 0.0 and lets NaN equal itself
-    elif dtype is bool_:
-        key = value = bool(value)
-    else:
-        key = value = int(value)
-    node = _build_leaf(const_op, key, {"value": value}, (), dtype, device)
+    value = float(value) if dtype.is_floating else bool(value) if dtype is bool_ else int(value)
+    node = _build_leaf(const_op, _number_key(value), {"value": value}, (), dtype, device)
     if shape:
         node = PRIMITIVES["reshape"](node, shape=(1,) * len(shape))
         node = PRIMITIVES["expand"](node, shape=shape)
     return node
+
+
+def _number_key(value: Number) -> Any:
+    # Tells -0.0 from 0.0 and lets NaN equal itself.
+    return value.hex() if isinstance(value, float) else value
+
+
+def renew_constant(node: Node) -> None:
+    """Let later graphs build the constant behind `node` anew: this one has memory by now.
+
+    To a plan what has memory is an input, and the algebra could not work with the number.
+    """
+    while node.inputs:
+        node = node.inputs[0]
+    key = (const_op.name, _number_key(node.attrs["value"]), node.dtype.name, node.device)
+    if _table.get(key) is node:
+        del _table[key]
 
 
 def iota(n: int, dtype: DType, device: Device) -> Node:

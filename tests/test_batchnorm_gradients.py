@@ -229,7 +229,12 @@ def test_a_large_mean_costs_no_accuracy_in_float32():
     case = Case("", (64, 1, 8, 8), dtype="float32", mean=1e4)
     data = example.draw(case, seed=10)
     found, (expected, _) = example.automatic(case, data), example.by_hand(case, data)
-    assert_close(case, data, found, expected, tolerance=2e-6)
+    differences = example.relative_difference(found, expected, example.largest_terms(case, data))
+    dx, *parameters = differences
+    assert dx < 1e-6
+    # Relative to the largest of 4096 terms. How far a sum is off depends on the machine's lanes: up
+    # to 256 of them are added up in float32 before float64 takes over.
+    assert max(parameters) < 1e-5
 
 
 def test_a_wrong_derivative_is_noticed():

@@ -326,3 +326,11 @@ def test_constants_stay_constant_when_looked_at():
     filled = mg.zeros((3,))
     assert filled.tolist() == [0, 0, 0]
     assert const_value(filled.node) == 0
+
+
+def test_constants_that_were_looked_at_are_no_inputs_of_later_graphs():
+    x = mg.tensor([1.0, 2.0])
+    for looked_at in (mg.full((), 2.5), mg.full((2,), 2.5)):
+        assert set(mg.broadcast_to(looked_at, (2,)).tolist()) == {2.5}
+        (kernel,) = mg.study.kernels(x * 2.5)
+        assert kernel.reads == {"x": 8}

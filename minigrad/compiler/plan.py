@@ -185,8 +185,9 @@ def run_graph(wanted: Sequence[Node]) -> None:
         for position, _ in plan.outputs:
             node = nodes[position]
             on_path = node.needs_grad and any(n.needs_grad for n in node.inputs)
-            # What is constant stays so, since other graphs share it.
-            if node.inputs and not on_path and const_value(node) is None:
+            if const_value(node) is not None:
+                graph.renew_constant(node)
+            elif node.inputs and not on_path:
                 node.forget()
 
 
