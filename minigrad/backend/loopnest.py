@@ -116,7 +116,7 @@ class LoopNest:
         return tuple(Operand(a.slot, a.dtype, self.shape, a.strides, a.offset) for a in accesses)
 
 
-def independent_points(shape: tuple[int, ...], kept: tuple[bool, ...]) -> int:
+def independent_points(shape: tuple[int, ...], kept: tuple[bool, ...], run: int = LEAST_RUN) -> int:
     """How many cores the kept axes can occupy; of an innermost kept axis each takes a run."""
     outer = prod(n for n, is_kept in zip(shape[:-1], kept[:-1], strict=True) if is_kept)
-    return outer * -(-shape[-1] // LEAST_RUN) if kept and kept[-1] else outer
+    return outer * -(-shape[-1] // run) if kept and kept[-1] else outer

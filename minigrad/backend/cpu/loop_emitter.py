@@ -47,6 +47,7 @@ class Emitter:
     """
 
     outer: int  # what [begin, end) is a share of
+    row_points = 0  # points that take about as long as what each of `outer` costs besides
 
     def __init__(self, program: Program, nest: LoopNest):
         self.program, self.nest = program, nest
@@ -75,7 +76,8 @@ class Emitter:
     @property
     def tasks(self) -> int:
         """Parallel shares of the outer range."""
-        work = prod(self.nest.shape) * max(len(self.nest.expressions), 4) // 4
+        points = prod(self.nest.shape) + self.row_points * self.outer
+        work = points * max(len(self.nest.expressions), 4) // 4
         return min(num_threads(), self.outer) if work >= PARALLEL_FROM else 1
 
     # --- structure -------------------------------------------------------------------------------

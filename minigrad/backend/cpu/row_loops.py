@@ -23,6 +23,8 @@ LONG_ROW, AHEAD = 2048, 2048
 class RowLoops(Emitter):
     """See the module's docstring."""
 
+    row_points = 16
+
     def __init__(self, program: Program, nest: LoopNest):
         super().__init__(program, nest)
         self.outer = prod(nest.shape[a] for a in self.kept)
