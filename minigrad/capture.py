@@ -251,7 +251,11 @@ def _signature(args: Any, kwargs: Any, leaves: list[Any]) -> _Signature:
             described.append(_Kind(number, n.dtype.name, n.shape, n.device, n.needs_grad))
         else:
             described.append(_Value(type(leaf), repr(leaf) if type(leaf) is float else leaf))
-    nesting = repr(tree_rebuilt((args, kwargs), iter([0] * len(leaves))))
+    if any(isinstance(x, (tuple, list, dict)) for x in (*args, *kwargs.values())):
+        containers = tree_rebuilt((args, kwargs), iter([0] * len(leaves)))
+    else:  # the same, sooner
+        containers = (0,) * len(args), dict.fromkeys(kwargs, 0)
+    nesting = repr(containers)
     modes = (handle.grad_enabled, config.rewrite, default_device())
     key = _Signature(nesting, tuple(described), modes)
     try:
