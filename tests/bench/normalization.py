@@ -63,8 +63,8 @@ def batch_norm_relu(shape: Shape, together: bool = True) -> Callable[[], Ratio]:
             name = f"BN+ReLU forward, then backward {named(shape)}"
             return paired(name, one_after_the_other, their_step)
         name = f"BN+ReLU forward+backward {named(shape)}"
-        step = lambda: forward_backward(mine, cotangent)  # noqa: E731
-        return paired(name, step, their_step, copy=copy_of(4, prod(shape)))
+        copy = copy_of(4, prod(shape))
+        return paired(name, lambda: forward_backward(mine, cotangent), their_step, copy=copy)
 
     return run
 

@@ -1,7 +1,8 @@
 """Nests whose innermost axis is reduced: lanes run along the reduction.
 
 Each kept point is one iteration. A row of float32 is summed in blocks of float32 lanes, and the
-blocks in float64.
+blocks in float64. Beside the names that `Emitter` lists, a kernel has k0, the address of the slice
+that retains expression 0, and h0, its row.
 """
 
 from __future__ import annotations
