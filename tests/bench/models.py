@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 import layers
 import minigrad as mg
 from tests.bench.normalization import from_torch
 from tests.bench.timing import Ratio, paired
-
-nn = torch.nn
 
 
 def their_lenet(norm: bool) -> nn.Module:
