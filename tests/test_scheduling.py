@@ -124,7 +124,8 @@ class TestSlices:
     def retained(self, shape, strides, cache=CACHE):
         nest = self.nest(shape, strides)
         emitter = row_loops.RowLoops(Program(first_scratch=2), nest)
-        return retain.retained(nest, emitter.varies, cache)
+        far = retain.far_accesses(nest, cache)
+        return retain.retained(nest, emitter.varies, far, cache)
 
     def test_a_dense_slice_is_near(self):
         assert self.retained((64, 30_000), (30_000, 1)) == []

@@ -24,18 +24,20 @@ NEAR, FAR, WRITE = 1.0, 4.0, 2.0
 ADDITION = 0.5
 
 
-def retained(nest: LoopNest, varies: Sequence[frozenset[int]], cache: Cache) -> list[int]:
+def retained(
+    nest: LoopNest, varies: Sequence[frozenset[int]], far: set[Access], cache: Cache
+) -> list[int]:
     """The expressions worth retaining in a nest whose innermost axis is reduced.
 
     Args:
         varies: the axes along which each expression changes.
+        far: see `far_accesses`.
         cache: what the slices of all retained values must fit into half of.
     """
     lane = len(nest.shape) - 1
     points = prod(n for n, kept in zip(nest.shape, nest.kept, strict=True) if not kept)
     if nest.passes == 1 or not points:
         return []
-    far = far_accesses(nest, cache)
 
     def arguments(k: int) -> list[int]:
         e = nest.expressions[k]

@@ -29,8 +29,8 @@ class RowLoops(Emitter):
     def __init__(self, program: Program, nest: LoopNest):
         super().__init__(program, nest)
         self.outer = prod(nest.shape[a] for a in self.kept)
-        self.retained = retained(nest, self.varies, second_cache())
         self.far = far_accesses(nest, second_cache())
+        self.retained = retained(nest, self.varies, self.far, second_cache())
         self.written: set[int] = set()  # those that an earlier pass has written
 
     def body(self) -> None:
