@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -32,10 +32,6 @@ cpu = Device("cpu")
 cuda = Device("cuda")
 
 _MODULES = {"cpu": "minigrad.backend.cpu.backend", "cuda": "minigrad.backend.cuda.backend"}
-_NEEDS = {
-    "cpu": ("numba", "pip install numba"),
-    "cuda": ("cupy", "pip install 'minigrad[cuda13]' (or cuda12, to match the driver)"),
-}
 _default: Device | None = None
 
 
@@ -52,26 +48,28 @@ def as_device(value: Device | str | None, where: str = "device") -> Device:
     raise DeviceError(f"{where}: expected 'cpu', 'cuda' or 'cuda:N', got {value!r}.")
 
 
-def why_unusable(kind: str) -> str | None:
-    """None when devices of this kind can be used, else the reason and the cure."""
-    package, cure = _NEEDS[kind]
-    if importlib.util.find_spec(package) is None:
-        return f"the package {package} is not installed; {cure}"
-    if importlib.util.find_spec(_MODULES[kind]) is None:
-        return f"this version of minigrad has no {kind} backend yet"
-    return backend_of(Device(kind), check=False).why_unusable()
-
-
 @cache
-def _import_backend(kind: str) -> Any:
+def _module(kind: str) -> Any:
+    """The backend's module, which imports its libraries when first asked for a device."""
     return importlib.import_module(_MODULES[kind])
 
 
+def why_unusable(kind: str) -> str | None:
+    """None when devices of this kind can be used, else the reason and the cure."""
+    return _module(kind).why_unusable()
+
+
 def backend_of(device: Device, check: bool = True) -> Any:
-    """The backend module of a device, imported when first asked for."""
+    """The backend of a device.
+
+    Without `check` it may be unable to compute: enough for host memory, which needs no library.
+
+    Raises:
+        DeviceError: it cannot be used here.
+    """
     if check:
         _check(device.type)
-    return _import_backend(device.type)
+    return _module(device.type).device(device.index)
 
 
 @cache

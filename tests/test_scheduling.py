@@ -8,12 +8,20 @@ from test_compiler import check, random_tensor, standardized
 
 import layers
 import minigrad as mg
-from minigrad.backend.cpu import backend, lane_loops, loop_emitter, retain, row_loops
+from minigrad.backend.cpu import (
+    backend,
+    lane_loops,
+    loop_emitter,
+    loops,
+    retain,
+    row_loops,
+    split,
+)
 from minigrad.backend.cpu.machine import Cache, second_cache
 from minigrad.backend.launch import Program
 from minigrad.backend.loopnest import Access, LoopNest, Reduction, independent_points
 from minigrad.backend.recompute import worth_keeping
-from minigrad.compiler import fuse, plan, split
+from minigrad.compiler import fuse, plan
 from minigrad.dtype import float32
 
 pytestmark = pytest.mark.usefixtures("poisoned", "fresh_plans")
@@ -27,7 +35,7 @@ def cores(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(loop_emitter, "PARALLEL_FROM", 0)
 
     def pretend(n: int) -> None:
-        for module in (backend, lane_loops, loop_emitter):
+        for module in (backend, lane_loops, loop_emitter, loops):
             monkeypatch.setattr(module, "num_threads", lambda: n)
 
     return pretend
@@ -79,7 +87,8 @@ class TestTwoLevels:
         assert len(watch.kernels) == 3  # the parts, the rest, their combination
 
     def test_few_elements_stay_one_kernel(self, watch: Watch, monkeypatch):
-        monkeypatch.setattr(backend, "num_threads", lambda: 16)
+        for module in (backend, loops):
+            monkeypatch.setattr(module, "num_threads", lambda: 16)
         x = random_tensor(1000)
         mg.evaluate(x)
         watch.reset()

@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from minigrad.backend.launch import Call, Operand, Program
-from minigrad.backend.loopnest import LoopNest, Store
+from minigrad.backend.loopnest import LoopNest, Store, simplified
 from minigrad.compiler.fuse import Group
 from minigrad.compiler.layout import collapsed, dense, identity_index, transposed
 from minigrad.compiler.materialize import Placement
-from minigrad.compiler.nest import NestBuilder, point, simplified
-from minigrad.compiler.split import split
+from minigrad.compiler.nest import NestBuilder, point
 from minigrad.device import cpu
 from minigrad.graph import Node, const_op
 
@@ -23,12 +22,11 @@ Ints = tuple[int, ...]
 class Lowering:
     """Appends the launches of each group to `program`.
 
-    `library` is the device's kernels, `threads` how many cores share a launch.
+    `library` is the device's kernels.
     """
 
-    def __init__(self, placement: Placement, program: Program, library: Any, threads: int):
-        self.placement, self.program = placement, program
-        self.library, self.threads = library, threads
+    def __init__(self, placement: Placement, program: Program, library: Any):
+        self.placement, self.program, self.library = placement, program, library
         self.constants: list[Node] = []
         self._const_slots: dict[int, int] = {}
 
@@ -69,10 +67,9 @@ class Lowering:
         self._note(Call((name,), space, operands[:-1], operands[-1:], self._since(begin)))
 
     def run(self, nest: LoopNest) -> None:
-        """A loop nest, or several that make its results in parts."""
+        """A loop nest."""
         nest, begin = simplified(nest), len(self.program.launches)
-        for part in split(nest, self.program, self.threads):
-            self.library.loop_nest(self.program, part)
+        self.library.loop_nest(self.program, nest)
         since = self._since(begin)
         self._note(Call(nest.ops, nest.shape, nest.reads(), nest.writes(), since, nest.passes))
 

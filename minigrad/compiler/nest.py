@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minigrad.backend.launch import Operand
-from minigrad.backend.loopnest import Access, Affine, LoopNest, Reduction, Store
+from minigrad.backend.loopnest import Access, LoopNest, Reduction, Store
 from minigrad.compiler.layout import Index, identity_index, source_index, view_operand
 from minigrad.dtype import DType
 from minigrad.graph import Node, Shape
@@ -142,51 +142,3 @@ def point(operand: Operand, index: Index, rank: int) -> Access:
         for axis, c in enumerate(affine.coefficients):
             strides[axis] += stride * c
     return Access(operand.slot, operand.dtype, tuple(strides), offset)
-
-
-def simplified(nest: LoopNest) -> LoopNest:
-    """The same nest without axes of extent 1, adjacent axes merged where all strides allow."""
-    shape, kept = list(nest.shape), list(nest.kept)
-    vectors: dict[Any, list[int]] = {a: list(a.strides) for a in nest.accesses()}
-    indices = {e[1]: list(e[1].coefficients) for e in nest.expressions if e[0] == "index"}
-    everything = [*vectors.values(), *indices.values()]
-
-    def drop(axis: int) -> None:
-        del shape[axis], kept[axis]
-        for v in everything:
-            del v[axis]
-
-    if not shape:  # one value: a backend sees at least one axis
-        shape, kept = [1], [True]
-        for v in everything:
-            v.append(0)
-    for axis in reversed(range(len(shape))):
-        if shape[axis] == 1 and len(shape) > 1:
-            drop(axis)
-    for axis in reversed(range(len(shape) - 1)):
-        mergeable = kept[axis] == kept[axis + 1] and all(
-            v[axis] == v[axis + 1] * shape[axis + 1] for v in everything
-        )
-        if mergeable:
-            shape[axis + 1] *= shape[axis]
-            drop(axis)
-
-    accesses = {a: Access(a.slot, a.dtype, tuple(v), a.offset) for a, v in vectors.items()}
-    affines = {i: Affine(i.offset, tuple(v)) for i, v in indices.items()}
-
-    def renamed(e: tuple[Any, ...]) -> tuple[Any, ...]:
-        if e[0] == "load":
-            return ("load", accesses[e[1]])
-        return ("index", affines[e[1]], e[2]) if e[0] == "index" else e
-
-    return LoopNest(
-        tuple(shape),
-        tuple(kept),
-        [renamed(e) for e in nest.expressions],
-        nest.types,
-        [
-            Reduction(r.kind, r.expression, r.dtype, accesses[r.access], r.level)
-            for r in nest.reductions
-        ],
-        [Store(s.expression, accesses[s.access], s.level) for s in nest.stores],
-    )

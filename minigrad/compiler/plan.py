@@ -51,7 +51,7 @@ class Plan:
             placement = Placement(worked_on, roots, shared)
             groups = fuse(placement, threads)
         program = Program(first_scratch=len(placement.slots))
-        lowering = Lowering(placement, program, library, threads)
+        lowering = Lowering(placement, program, library)
         for group in groups:
             lowering.lower(group)
         # What each kernel ranges over. The groups' nodes are not kept: they hold values.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from typing import Any
 
 from minigrad.backend.cpu.driver import num_threads
@@ -9,8 +11,15 @@ from minigrad.backend.cpu.memory import BorrowedBuffer, Buffer, copy_in, view
 
 
 def why_unusable() -> str | None:
-    """None: a machine that imported this module can run it."""
+    """None when kernels can be compiled, else the reason and the cure."""
+    if importlib.util.find_spec("numba") is None:
+        return "the package numba is not installed; pip install numba"
     return None
+
+
+def device(index: int) -> Any:
+    """The one CPU: this module."""
+    return sys.modules[__name__]
 
 
 def allocate(nbytes: int) -> Buffer:
@@ -72,6 +81,7 @@ __all__ = [
     "batch_assembler",
     "borrow",
     "copy_from_address",
+    "device",
     "executable",
     "from_bytes",
     "library",

@@ -8,14 +8,14 @@ program moves its tables over at its next run.
 from __future__ import annotations
 
 import ctypes
-import struct
 from array import array
 from collections.abc import Sequence
 from typing import Any
 
 from minigrad.backend.cpu import driver, jit
 from minigrad.backend.cpu.memory import Buffer, release_free_blocks
-from minigrad.backend.launch import Constant, Pointer, Program
+from minigrad.backend.launch import Program
+from minigrad.backend.tables import Tables
 from minigrad.dtype import DType
 
 
@@ -54,45 +54,20 @@ class Executable:
         self.program = program  # keeps kernels and constant tables alive
         self._arena_bytes = arena_bytes
         self._base = 0  # the arena's address that the tables hold
-        self._placed: list[tuple[int, int]] = []  # word, byte offset in the arena
-        position = {slot: i for i, slot in enumerate(bound)}
-        words: list[int] = []
-        self._pointers: list[tuple[int, int, int]] = []  # word, position in bound, byte offset
-        self._constants: list[tuple[int, int]] = []  # word, constant
-        starts = []
-        for launch in program.launches:
-            starts.append(len(words))
-            for word in launch.args:
-                if isinstance(word, Pointer):
-                    if word.slot in offsets:
-                        self._placed.append((len(words), offsets[word.slot] + word.offset))
-                        words.append(0)
-                    else:
-                        self._pointers.append((len(words), position[word.slot], word.offset))
-                        words.append(0)
-                elif isinstance(word, Constant):
-                    self._constants.append((len(words), word.slot))
-                    words.append(0)
-                else:
-                    words.append(float_bits(word) if isinstance(word, float) else int(word))
-        self._words = array("q", words)
-        table = self._words.buffer_info()[0]
+        self._tables = Tables(program, offsets, bound, constants)
+        table = self._tables.words.buffer_info()[0]
         jit.compile_all([*driver.kernels(), *(launch.kernel for launch in program.launches)])
         rows = []
-        for launch, start in zip(program.launches, starts, strict=True):
+        for launch, start in zip(program.launches, self._tables.starts, strict=True):
             rows += [launch.kernel.address, table + 8 * start, launch.extent, launch.tasks]
         self._rows = array("q", rows)
         self._row_address = self._rows.buffer_info()[0]
         self._count = len(program.launches)
         self._parallel = any(launch.tasks > 1 for launch in program.launches)
-        self._is_float = [d.is_floating for d in constants]
-        self._known: Sequence[float] | None = None  # the constants that the tables hold
         self._checks = [(offsets[slot], text) for slot, text in program.checks if slot in offsets]
         self._statuses: list[tuple[ctypes.c_int64, str]] = []
 
     def _move(self, base: int) -> None:
-        for word, offset in self._placed:
-            self._words[word] = base + offset
         at = ctypes.c_int64.from_address
         self._statuses = [(at(base + offset), message) for offset, message in self._checks]
         self._base = base
@@ -103,26 +78,14 @@ class Executable:
         The caller does not change `constants` afterwards: the same list is known to be the same.
         """
         arena.reserve(self._arena_bytes)
-        if arena.buffer.address != self._base:
-            self._move(arena.buffer.address)
-        words = self._words
+        base = arena.buffer.address
+        if base != self._base:
+            self._move(base)
         buffers = [b if b.has_slack else b.padded() for b in buffers]
-        addresses = [b.address for b in buffers]
-        for word, which, offset in self._pointers:
-            words[word] = addresses[which] + offset
-        if constants is not self._known:
-            for word, which in self._constants:
-                value = constants[which]
-                words[word] = float_bits(value) if self._is_float[which] else int(value)
-            self._known = constants
+        self._tables.bind(base, [b.address for b in buffers], constants)
         for status, _ in self._statuses:
             status.value = 0
         driver.run(self._row_address, self._count, self._parallel)
         for status, message in self._statuses:
             if status.value:
                 raise IndexError(message.format(value=status.value - 1))
-
-
-def float_bits(value: float) -> int:
-    """The bits of a float64 as a signed 64-bit integer."""
-    return struct.unpack("<q", struct.pack("<d", value))[0]

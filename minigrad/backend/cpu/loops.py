@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from math import prod
 
+from minigrad.backend.cpu.driver import num_threads
 from minigrad.backend.cpu.lane_loops import LaneLoops
 from minigrad.backend.cpu.row_loops import RowLoops
+from minigrad.backend.cpu.split import split
 from minigrad.backend.launch import Program
 from minigrad.backend.loopnest import LoopNest
 
 
 def emit(program: Program, nest: LoopNest) -> None:
-    """Append the launch of one loop nest."""
+    """Append the launches of one loop nest: itself, or what makes its results in parts."""
     if prod(n for n, kept in zip(nest.shape, nest.kept, strict=True) if kept) == 0:
         return  # nothing to write
     if prod(nest.shape) == 0 and not nest.reductions:
         return
-    loops = LaneLoops if nest.kept[-1] else RowLoops
-    loops(program, nest).emit()
+    for part in split(nest, program, num_threads()):
+        loops = LaneLoops if part.kept[-1] else RowLoops
+        loops(program, part).emit()

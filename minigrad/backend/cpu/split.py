@@ -11,8 +11,15 @@ from dataclasses import replace
 from math import prod
 
 from minigrad.backend.launch import Program, contiguous_strides
-from minigrad.backend.loopnest import Access, Affine, LoopNest, Reduction, Store, independent_points
-from minigrad.compiler.nest import simplified
+from minigrad.backend.loopnest import (
+    Access,
+    Affine,
+    LoopNest,
+    Reduction,
+    Store,
+    independent_points,
+    simplified,
+)
 
 # Below this many points one core is as fast.
 SMALL = 1 << 15

@@ -1,0 +1,1 @@
+"""The CUDA backend: CuPy for memory, streams and libraries, kernels generated as CUDA C."""

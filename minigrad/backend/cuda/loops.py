@@ -1,0 +1,69 @@
+"""Loop nests as CUDA kernels.
+
+Kernels are generic in sizes and strides, which come from the table, and specialised in structure:
+rank, which axes are kept, which strides are 0 or 1 along the innermost axis, how many elements move
+at once, dtypes, expressions. There are three shapes of code:
+
+* elementwise: a thread for each pack of elements;
+* rows (the innermost axis is reduced): a team of threads side by side for each kept point;
+* columns (it is kept): threads side by side for kept points, a team of rows below each other.
+
+A reduction of few kept points over many others is cut into parts to fill the chip, and a second
+kernel combines what the parts give.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from minigrad.backend.cuda.elementwise import Elementwise
+from minigrad.backend.cuda.reductions import Columns, Rows
+from minigrad.backend.launch import Program, contiguous_strides
+from minigrad.backend.loopnest import Access, LoopNest, Reduction, simplified
+from minigrad.dtype import DType, float32, float64, int64
+
+
+def emit(program: Program, nest: LoopNest, processors: int) -> None:
+    """Append the launches of one loop nest on a chip of so many multiprocessors."""
+    if prod(n for n, kept in zip(nest.shape, nest.kept, strict=True) if kept) == 0:
+        return  # nothing to write
+    if not nest.reductions:
+        if prod(nest.shape):
+            Elementwise(program, nest).emit()
+        return
+    kernel = (Columns if nest.kept[-1] else Rows)(program, nest, processors)
+    if kernel.parts == 1:
+        kernel.emit()
+        return
+    kept = tuple(n for n, is_kept in zip(nest.shape, nest.kept, strict=True) if is_kept)
+    partial = [
+        Access(program.scratch_slot(kernel.parts * prod(kept) * t.itemsize), t, (), 0)
+        for t in (partial_type(r) for r in nest.reductions)
+    ]
+    kernel.emit(partial)
+    emit(program, simplified(_combination(nest, partial, kernel.parts, kept)), processors)
+
+
+def partial_type(r: Reduction) -> DType:
+    """What partial results are kept in: sums with more digits than the result."""
+    if r.kind == "sum":
+        return float64 if r.dtype.is_floating else int64
+    return float32 if r.dtype.is_floating and r.dtype.itemsize < 4 else r.dtype
+
+
+def _combination(
+    nest: LoopNest, partial: list[Access], parts: int, kept: tuple[int, ...]
+) -> LoopNest:
+    """The nest that reduces `parts` rows of partial results."""
+    steps = (prod(kept), *contiguous_strides(kept))
+    axes = [a for a, is_kept in enumerate(nest.kept) if is_kept]
+    expressions, reductions = [], []
+    for k, (p, r) in enumerate(zip(partial, nest.reductions, strict=True)):
+        expressions.append(("load", Access(p.slot, p.dtype, steps, 0)))
+        strides = (0, *(r.access.strides[a] for a in axes))
+        access = Access(r.access.slot, r.access.dtype, strides, r.access.offset)
+        reductions.append(Reduction(r.kind, k, r.dtype, access, 0))
+    types = [p.dtype for p in partial]
+    return LoopNest(
+        (parts, *kept), (False, *(True for _ in kept)), expressions, types, reductions
+    )
