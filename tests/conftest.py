@@ -21,7 +21,14 @@ from minigrad.device import Device, as_device
 # Test modules import their neighbours (`reference`, `cases`, ...) by name, from any folder.
 sys.path.insert(0, str(Path(__file__).parent))
 
+import host_cuda
 from observing import fresh_plans, poisoned, watch  # noqa: F401 (fixtures for every test)
+
+# Without a GPU, "cuda" is a stand-in that runs the generated kernels on the CPU.
+if devices.why_unusable("cuda"):
+    host_cuda.install()
+    if config.device is None:
+        devices.set_default_device("cpu")
 
 # With pytest-xdist every core has a worker. Threads that spin while they wait would hold up others.
 SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ

@@ -44,9 +44,7 @@ class Executable:
         # waits for the device.
         self._statuses = Buffer(device.runtime, 8 * len(program.checks))
         self._runtime.clear(self._statuses.address, self._statuses.nbytes)
-        fixed = {
-            slot: self._statuses.address + 8 * i for i, (slot, _) in enumerate(program.checks)
-        }
+        fixed = {slot: self._statuses.address + 8 * i for i, (slot, _) in enumerate(program.checks)}
         self._tables = Tables(program, offsets, bound, constants, fixed)
         self._memory = Buffer(device.runtime, 8 * len(self._tables.words))
         self._uploaded: bytes | None = None

@@ -18,4 +18,3 @@ class Library:
     def loop_nest(self, program: Program, nest: LoopNest) -> None:
         """A loop nest: see `loops`."""
         emit(program, nest, self.processors)
-

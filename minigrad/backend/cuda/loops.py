@@ -64,6 +64,4 @@ def _combination(
         access = Access(r.access.slot, r.access.dtype, strides, r.access.offset)
         reductions.append(Reduction(r.kind, k, r.dtype, access, 0))
     types = [p.dtype for p in partial]
-    return LoopNest(
-        (parts, *kept), (False, *(True for _ in kept)), expressions, types, reductions
-    )
+    return LoopNest((parts, *kept), (False, *(True for _ in kept)), expressions, types, reductions)

@@ -216,7 +216,9 @@ class NestEmitter:
             known: expressions that have been computed before.
             axes: those along which addresses have not moved yet.
         """
-        todo = [k for k in self.cone(self.nest.roots(level)) if k not in known and self._computes(k)]
+        todo = [
+            k for k in self.cone(self.nest.roots(level)) if k not in known and self._computes(k)
+        ]
         fixed = [k for k in todo if self.lane not in self.varies[k]]
         moving = [k for k in todo if self.lane in self.varies[k]]
         for k in fixed:

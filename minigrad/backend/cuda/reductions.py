@@ -156,7 +156,9 @@ class _Reducing(NestEmitter):
             target = f"({memory}*)table[{at}] + (part * outer + kept)"
             self.line(f"if (writes) store({target}, ({register_type(p.dtype)})r{n});")
             return
-        self.line(f"if (writes) store({self.base(r.access) or self.place(r.access, ())}, ({kind})r{n});")
+        self.line(
+            f"if (writes) store({self.base(r.access) or self.place(r.access, ())}, ({kind})r{n});"
+        )
         key = ("reduction", n)
         if key in self.nest.expressions:
             k = self.nest.expressions.index(key)

@@ -1,0 +1,67 @@
+"""Compiles CUDA sources by NVRTC, which needs no GPU, and remembers on disk which it has."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+from functools import cache
+from pathlib import Path
+
+from minigrad.backend.cuda.kernel import Kernel
+
+ARCHITECTURE = b"--gpu-architecture=sm_90"
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """NVRTC from NVIDIA's wheels, or from the toolkit; None where there is none."""
+    found = importlib.util.find_spec("nvidia")
+    places = [Path(p) for p in (found.submodule_search_locations if found else ()) or ()]
+    names = [str(f) for p in places for f in sorted(p.glob("*/lib/libnvrtc.so.*"))]
+    for name in [*names, "libnvrtc.so", "/usr/local/cuda/lib64/libnvrtc.so"]:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    return None
+
+
+def compiled(text: str) -> str:
+    """Compile to machine code; gives the log. Raises AssertionError where it does not compile."""
+    nvrtc = library()
+    assert nvrtc is not None
+    program = ctypes.c_void_p()
+    source = text.encode()
+    assert not nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"kernel.cu", 0, None, None)
+    options = (ctypes.c_char_p * 2)(ARCHITECTURE, b"--std=c++17")
+    try:
+        failed = nvrtc.nvrtcCompileProgram(program, 2, options)
+        size = ctypes.c_size_t()
+        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetProgramLog(program, log)
+        message = log.value.decode()
+        assert not failed, f"NVRTC refuses a generated kernel:\n{message}\n{text[-4000:]}"
+        return message
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+@cache
+def _done() -> Path:
+    base = Path(os.environ.get("MINIGRAD_CACHE_DIR") or Path.home() / ".cache" / "minigrad")
+    folder = base / "nvrtc"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def check(kernel: Kernel) -> None:
+    """Compile a kernel's source, unless it has been compiled before or there is no NVRTC."""
+    if library() is None:
+        return
+    mark = _done() / hashlib.sha256(kernel.text.encode()).hexdigest()[:24]
+    if not mark.exists():
+        compiled(kernel.text)
+        mark.touch()
