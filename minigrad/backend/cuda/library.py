@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from minigrad.backend.cuda import gemm
 from minigrad.backend.cuda.loops import emit
-from minigrad.backend.launch import Program
+from minigrad.backend.launch import Operand, Program
 from minigrad.backend.loopnest import LoopNest
 
 
@@ -18,3 +17,7 @@ class Library:
     def loop_nest(self, program: Program, nest: LoopNest) -> None:
         """A loop nest: see `loops`."""
         emit(program, nest, self.processors)
+
+    def dot(self, program: Program, a: Operand, b: Operand, out: Operand) -> None:
+        """A matrix product: see `gemm`."""
+        gemm.dot(program, a, b, out, self.processors)
