@@ -51,6 +51,10 @@ double fmax(double, double); double fmin(double, double);
 void* memcpy(void*, const void*, unsigned long);
 int printf(const char*, ...); void abort();
 }
+struct uint2 { u32 x, y; };
+struct alignas(16) uint4 { u32 x, y, z, w; };
+template <class T> DEVICE T* array_at(i64 word) { return (T*)word; }
+template <class T> DEVICE T read_only(const T* p) { return *p; }
 DEVICE double normcdf(double x) { return 0.5 * erfc(x * -0.70710678118654752440); }
 DEVICE float normcdff(float x) { return (float)normcdf((double)x); }
 DEVICE double as_double(i64 bits) { double x; memcpy(&x, &bits, 8); return x; }

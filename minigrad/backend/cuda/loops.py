@@ -4,7 +4,7 @@ Kernels are generic in sizes and strides, which come from the table, and special
 rank, which axes are kept, which strides are 0 or 1 along the innermost axis, how many elements move
 at once, dtypes, expressions. There are three shapes of code:
 
-* elementwise: a thread for each pack of elements;
+* elementwise: threads for packs of elements;
 * rows (the innermost axis is reduced): a team of threads side by side for each kept point;
 * columns (it is kept): threads side by side for kept points, a team of rows below each other.
 
@@ -29,7 +29,7 @@ def emit(program: Program, nest: LoopNest, processors: int) -> None:
         return  # nothing to write
     if not nest.reductions:
         if prod(nest.shape):
-            Elementwise(program, nest).emit()
+            Elementwise(program, nest).emit(processors)
         return
     kernel = (Columns if nest.kept[-1] else Rows)(program, nest, processors)
     if kernel.parts == 1:
