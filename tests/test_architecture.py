@@ -72,6 +72,8 @@ EXTERNAL = {
     "numba": "minigrad/backend/cpu/",
     "llvmlite": "minigrad/backend/cpu/",
     "cupy": "minigrad/backend/cuda/",
+    "cupy_backends": "minigrad/backend/cuda/",
+    "cudnn": "minigrad/backend/cuda/",
 }
 
 
