@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from minigrad import execution, ops
 from minigrad.device import backend_of
 from minigrad.dtype import int64
+from minigrad.encoding import decode
 from minigrad.functions.arguments import as_type, drop_axes, expand_to, node_of
 from minigrad.graph import Node, like, zeros_like
 from minigrad.handle import wrap
@@ -172,7 +173,7 @@ def _checked(where: str, target: Node, classes: int, ignore_index: int | None) -
         return False
     execution.compute([target])
     nbytes = target.size * target.dtype.itemsize
-    values = backend_of(target.device).to_bytes(target.storage, nbytes).cast(target.dtype.format)
+    values = decode(backend_of(target.device).to_bytes(target.storage, nbytes), target.dtype)
     if not target.size or (min(values) >= 0 and max(values) < classes):
         return True
     for position, value in enumerate(values):
