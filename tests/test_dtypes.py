@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
+from minigrad import ops
 from minigrad.dtype import BY_NAME, PRECISION, DType, of_scalar, promote
 from minigrad.encoding import decode, encode
-from minigrad.graph import leaf
+from minigrad.graph import Node, leaf, topological
 from minigrad.handle import wrap
 
 HALVES = [mg.float16, mg.bfloat16]
@@ -271,6 +272,7 @@ REFUSED = (
         lambda x: mg.tensor(mg.tensor([1.0], device="cpu"), dtype=x.dtype),
         lambda x: mg.zeros(2, dtype=x.dtype, device="cpu"),
         lambda x: mg.arange(2, dtype=x.dtype, device="cpu"),
+        lambda x: mg.random.uniform(2, dtype=x.dtype, device="cpu"),
         lambda x: operator.iadd(x, 1),
     ],
 )
@@ -294,3 +296,49 @@ def test_graphs_are_built_where_halves_are_computed(dtype):
     assert y.dtype is dtype
     (g,) = mg.gradients([y.sum()], [w])
     assert (g.dtype, g.shape, g.device) == (dtype, (3, 2), mg.cuda)
+
+
+# Sums behind statistics
+
+
+def sums(x: mg.Tensor) -> set[DType]:
+    reduced = (ops.sum_, ops.window_sum)
+    return {n.dtype for n in topological([x.node]) if n.op in reduced}
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(
+    "function",
+    [
+        mg.mean,
+        mg.var,
+        mg.std,
+        mg.logsumexp,
+        mg.nn.softmax,
+        mg.nn.log_softmax,
+        lambda x: mg.nn.moments(x, (0, 2))[1],
+        lambda x: mg.nn.batch_norm(x, training=True),
+        lambda x: mg.nn.batch_norm(x, weight=on_gpu(x.dtype, 4), bias=on_gpu(x.dtype, 4)),
+        lambda x: mg.nn.layer_norm(x, 6, on_gpu(x.dtype, 6), on_gpu(x.dtype, 6)),
+        lambda x: mg.nn.group_norm(x, 2, on_gpu(x.dtype, 4)),
+        lambda x: mg.nn.instance_norm(x),
+        lambda x: mg.nn.rms_norm(x, 6, on_gpu(x.dtype, 6)),
+        lambda x: mg.nn.local_response_norm(x, 3),
+        lambda x: mg.nn.mse_loss(x, x * 2),
+    ],
+)
+def test_statistics_of_halves_are_summed_in_float32(function, dtype):
+    x = wrap(leaf(None, (3, 4, 6), dtype, mg.cuda, needs_grad=True))
+    y = function(x)
+    assert y.dtype is dtype
+    assert sums(y) == {mg.float32}
+    (g,) = mg.gradients([y], [x], [on_gpu(dtype, *y.shape)])
+    assert g.dtype is dtype
+
+
+def test_rms_norm_takes_the_resolution_of_the_dtype():
+    def added(node: Node) -> list[float]:
+        return [n.attrs["value"] for n in topological([node]) if n.op.name == "const"]
+
+    for dtype, eps in ((mg.float16, 2.0**-10), (mg.bfloat16, 2.0**-7), (mg.float32, 2.0**-23)):
+        assert eps in added(mg.nn.rms_norm(on_gpu(dtype, 2, 4), 4).node)
