@@ -298,6 +298,42 @@ def test_graphs_are_built_where_halves_are_computed(dtype):
     assert (g.dtype, g.shape, g.device) == (dtype, (3, 2), mg.cuda)
 
 
+@pytest.fixture
+def gpu() -> mg.Device:
+    if mg.devices()["cuda"] != "usable":
+        pytest.skip(f"cuda: {mg.devices()['cuda']}")
+    return mg.cuda
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_halves_go_to_the_gpu_and_back(gpu, dtype, tmp_path):
+    x = held([[1.5, -2.0], [0.25, 3.0]], dtype).to(gpu)
+    doubled = [[3.0, -4.0], [0.5, 6.0]]
+    assert (x * 2).to("cpu").tolist() == doubled
+    assert mg.tensor(x * 2, dtype="float32", device="cpu").tolist() == doubled
+    mg.save(tmp_path / "x", {"x": x})
+    kept = mg.load(tmp_path / "x", device="cpu")["x"]
+    assert (kept.dtype, str(kept.device)) == (dtype, "cpu")
+    assert mg.tensor(kept, dtype="float64", device=gpu).tolist() == x.tolist()
+    singles = mg.tensor([1.0, 2.0], device="cpu")
+    assert mg.tensor(singles, dtype=dtype, device=gpu).dtype is dtype
+    trained = mg.tensor([1.0], dtype=dtype, device=gpu, requires_grad=True)
+    assert trained.to("cpu").is_leaf
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_devices_round_as_the_host_does(gpu, dtype):
+    halfway = [float((a + b) / 2) for a, b in zip(FINITE[dtype], FINITE[dtype][1:], strict=False)]
+    values = [v for v in halfway[::37] if abs(v) < 3e38]
+    found = mg.tensor(values, dtype="float64", device=gpu).astype(dtype).tolist()
+    assert found == decode(encode(values, dtype), dtype).tolist()
+
+
+def test_a_mean_in_float16_does_not_overflow(gpu):
+    x = mg.full(3000, 100.0, dtype="float16", device=gpu)
+    assert (mg.mean(x).item(), mg.var(x).item(), mg.sum(x).item()) == (100.0, 0.0, math.inf)
+
+
 # Sums behind statistics
 
 
