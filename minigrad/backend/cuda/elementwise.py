@@ -11,7 +11,6 @@ from math import prod
 from minigrad.backend.cuda.nest_emitter import NestEmitter
 from minigrad.backend.cuda.prelude import THREADS
 
-
 BLOCKS = 16  # of one multiprocessor, twice what can be at work at the same time
 
 

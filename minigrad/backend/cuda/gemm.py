@@ -23,9 +23,10 @@ class MatrixProduct:
     @staticmethod
     def setting() -> bool:
         """Whether float32 may be multiplied as TF32."""
-        return getattr(config, "matmul_precision", "highest") != "highest"
+        return config.matmul_precision != "highest"
 
     def __call__(self, runtime: Any, words: Sequence[int]) -> None:
+        """Launch it on the words of its arguments."""
         a, b, c, batch = words[:6], words[6:12], words[12:18], words[18]
         runtime.matrix_product(self.dtype, self.setting(), a, b, c, batch)
 
@@ -53,7 +54,8 @@ def dot(program: Program, a: Operand, b: Operand, out: Operand, processors: int)
             assert layout is not None
         words += _words(operand, layout)
     layout = _layout(out)
-    assert layout is not None and not layout[1], "a result is written row by row"
+    assert layout is not None
+    assert not layout[1], "a result is written row by row"
     words += [*_words(out, layout), out.shape[0]]
     program.launch(MatrixProduct(out.dtype.name), tuple(words), 1)
 

@@ -55,6 +55,16 @@ DEVICE void store(bfloat16* p, float x) { p->bits = brain_of_float(x); }
 DEVICE void store(bool* p, bool x) { *(u8*)p = x; }
 template <class T> DEVICE void store(T* p, T x) { *p = x; }
 DEVICE float round_float16(float x) { return float_of_half(half_of_float(x)); }
+// float64 to a half must round once: the way there keeps what was lost in its last bit.
+DEVICE float to_odd(double x) {
+    const float nearest = (float)x;
+    if ((double)nearest == x) return nearest;
+    u32 bits = bits_of(nearest);
+    if (fabs((double)nearest) > fabs(x)) --bits;
+    return as_float(bits | 1);
+}
+DEVICE float to_odd(float x) { return x; }
+DEVICE float to_odd(i64 x) { return to_odd((double)x); }  // a half has fewer digits than 2**53 has
 DEVICE float round_bfloat16(float x) { return as_float((u32)brain_of_float(x) << 16); }
 
 // V elements that move as one access.
