@@ -25,6 +25,7 @@ import nvrtc
 
 from minigrad.backend.cuda import prelude, runtime
 from minigrad.backend.cuda.kernel import Kernel
+from minigrad.backend.debug import for_purpose
 from minigrad.errors import DeviceError
 
 PROCESSORS = 4
@@ -341,11 +342,12 @@ class HostRuntime:
         self.synchronizations = 0
         scheduler()
 
-    def allocate(self, nbytes: int) -> Memory:
+    def allocate(self, nbytes: int, purpose: str = "") -> Memory:
         if self.held + nbytes > MEMORY_LIMIT:
             raise DeviceError(
-                f"cuda:{self.index}: out of memory: asked for {nbytes} bytes while minigrad holds "
-                f"{self.held}. Use a smaller batch, or drop tensors that are no longer needed."
+                f"cuda:{self.index}: out of memory: asked for {nbytes} bytes{for_purpose(purpose)} "
+                f"while minigrad holds {self.held}. Use a smaller batch, or drop tensors that are "
+                "no longer needed."
             )
         return Memory(self, nbytes)
 

@@ -685,7 +685,7 @@ class TestMemory:
 
         def counting(self: memory.Buffer, nbytes: int) -> None:
             made.append(nbytes)
-            allocate(self, nbytes)
+            allocate(self, nbytes, purpose)
 
         monkeypatch.setattr(memory.Buffer, "__init__", counting)
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""What MINIGRAD_DEBUG prints of kernels."""
+"""What people read: MINIGRAD_DEBUG's lines about kernels, and parts of error messages."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def announce(how: str, name: str, source: str, started: float) -> None:
         print(f"minigrad: {how} {name} in {milliseconds:.0f} ms", file=sys.stderr)
     if config.debug >= 4:
         print(source, file=sys.stderr)
+
+
+def for_purpose(purpose: str) -> str:
+    """What memory was asked for, as a part of a sentence."""
+    return f" for {purpose}" if purpose else ""

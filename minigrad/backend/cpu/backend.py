@@ -22,9 +22,9 @@ def device(index: int) -> Any:
     return sys.modules[__name__]
 
 
-def allocate(nbytes: int) -> Buffer:
-    """Uninitialised memory, 64-byte aligned."""
-    return Buffer(nbytes)
+def allocate(nbytes: int, purpose: str = "") -> Buffer:
+    """Uninitialised memory, 64-byte aligned; `purpose` is named if there is not enough."""
+    return Buffer(nbytes, purpose)
 
 
 def from_bytes(data: memoryview) -> Buffer:

@@ -21,7 +21,7 @@ from typing import Any
 
 from minigrad.backend.cuda import compiler
 from minigrad.backend.cuda.kernel import Kernel
-from minigrad.backend.debug import announce
+from minigrad.backend.debug import announce, for_purpose
 from minigrad.errors import DeviceError
 
 _LEAST_PINNED = 1 << 16  # bytes of a staging block
@@ -100,7 +100,7 @@ class Runtime:
 
     # --- memory ----------------------------------------------------------------------------------
 
-    def allocate(self, nbytes: int) -> Memory:
+    def allocate(self, nbytes: int, purpose: str = "") -> Memory:
         """Uninitialised memory, 512-byte aligned, for use in the order of the stream.
 
         Raises:
@@ -114,10 +114,10 @@ class Runtime:
         except self._cupy.cuda.memory.OutOfMemoryError:
             free, total = self._device.mem_info
             raise DeviceError(
-                f"cuda:{self.index}: out of memory: asked for {nbytes} bytes while minigrad holds "
-                f"{self._pool.used_bytes()} (and {self._pool.free_bytes()} for reuse), with {free} "
-                f"of the card's {total} free. Use a smaller batch, or drop tensors that are no "
-                "longer needed."
+                f"cuda:{self.index}: out of memory: asked for {nbytes} bytes{for_purpose(purpose)} "
+                f"while minigrad holds {self._pool.used_bytes()} (and {self._pool.free_bytes()} "
+                f"for reuse), with {free} of the card's {total} free. Use a smaller batch, or drop "
+                "tensors that are no longer needed."
             ) from None
 
     def held_bytes(self) -> int:
