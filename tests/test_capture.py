@@ -683,7 +683,7 @@ class TestMemory:
         made: list[int] = []
         allocate = memory.Buffer.__init__
 
-        def counting(self: memory.Buffer, nbytes: int) -> None:
+        def counting(self: memory.Buffer, nbytes: int, purpose: str = "") -> None:
             made.append(nbytes)
             allocate(self, nbytes, purpose)
 
