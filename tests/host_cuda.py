@@ -377,10 +377,12 @@ class HostRuntime:
         return memoryview(bytearray(ctypes.string_at(address, nbytes)))
 
     def copy(self, target: int, source: int, nbytes: int) -> None:
-        self._do("copy", lambda: ctypes.memmove(target, source, nbytes))
+        if nbytes:
+            self._do("copy", lambda: ctypes.memmove(target, source, nbytes))
 
     def clear(self, address: int, nbytes: int) -> None:
-        self._do("clear", lambda: ctypes.memset(address, 0, nbytes))
+        if nbytes:
+            self._do("clear", lambda: ctypes.memset(address, 0, nbytes))
 
     def synchronize(self) -> None:
         assert self._recording is None, "the host waits for the device inside a graph"
