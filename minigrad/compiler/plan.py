@@ -46,7 +46,7 @@ class Plan:
         placement = Placement(worked_on, roots)
         threads = backend.num_threads()
         groups = fuse(placement, threads)
-        shared = worth_storing(placement, groups)
+        shared = worth_storing(placement, groups, backend.addition_bytes)
         if shared:
             placement = Placement(worked_on, roots, shared)
             groups = fuse(placement, threads)
