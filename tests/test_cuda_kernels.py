@@ -130,9 +130,27 @@ def test_halves_are_added_in_float32():
     at = [("float16", dense((1, 1, 3, 3)), x)]
     got = run_on_cuda("window_sum", at, dense((1, 1, 1, 1)), "float16", **params)
     assert got == [2056.0]
-    pool = PAIRS | {"size": (3, 3)}
-    got = run_on_cuda("window_max", at, dense((1, 1, 1, 1)), "float16", **pool)
-    assert got == [2048.0]
+    at = [("int32", dense((9,)), [0] * 9), ("float16", dense((1, 9, 1)), x)]
+    assert run_on_cuda("scatter_add", at, dense((1, 1, 1)), "float16") == [2056.0]
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 3)])
+def test_maxima_of_halves(size):
+    params = PAIRS | {"size": size}
+    shape = (1, 2, 6, 8)
+    out = out_shape(shape, **params)
+    x = [i * 29 % 11 / 4 for i in range(prod(shape))]
+    g = [i / 8 for i in range(prod(out))]
+    at = [("float16", dense(shape), x)]
+    got = run_on_cuda("window_max", at, dense(out), "float16", **params)
+    assert got == windows.reference_max("float32", x, shape, out, **params)
+    got = run_on_cuda("window_select", at * 2, dense(out), "float16", **params)
+    assert got == windows.reference_select(x, x, shape, out, **params)
+    at.append(("float16", dense(out), g))
+    got = run_on_cuda("window_scatter", at, dense(shape), "float16", **params)
+    assert got == windows.reference_scatter("float32", x, g, shape, out, **params)
+    got = run_on_cuda("argmax", [("float16", dense((2, 24, 2)), x)], dense((2, 2)), "int64")
+    assert got == reference_argmax(x, (2, 24, 2))
 
 
 def test_far_indices_are_wide(monkeypatch):

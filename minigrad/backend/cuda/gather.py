@@ -6,8 +6,6 @@ followed: a word in a status slot makes the run raise, when a value is next look
 
 from __future__ import annotations
 
-from math import prod
-
 from minigrad.backend.checks import out_of_range, require_argmax, require_indexed
 from minigrad.backend.cuda.expressions import memory_type
 from minigrad.backend.cuda.kernel_text import IMPROVES, KernelText, span
@@ -16,9 +14,11 @@ from minigrad.backend.launch import Operand, Pointer, Program
 
 _PACK_BYTES = 16
 _WARP = 32
-# Elements that each thread of a team should have, and threads that a multiprocessor should have.
+# Elements that each thread of a team should have; threads that a multiprocessor should have, and
+# blocks of a search in parts.
 _LEAST = 4
 _BUSY = 1024
+_PART_BLOCKS = 4
 
 # Types of the same size: elements are moved as bits.
 _BITS = {1: "u8", 2: "u16", 4: "int", 8: "i64"}
@@ -45,19 +45,25 @@ DEVICE bool wins(x_value value, i64 place, x_value best, i64 where) {{
 }}
 """
 
-# A team's threads take every `team`-th element. Threads beyond the last line work on it, too, since
-# all are needed where teams combine.
+# A team's threads take every `team`-th element of a part of a line. Threads beyond the last part
+# work on it, too, since all are needed where teams combine. `again` is the search among the places
+# that parts have found.
 _SEARCH = """\
-    const index_t flat = (index_t)blockIdx.x * points + point;
-    const index_t line = flat < lines ? flat : lines - 1;
+    const index_t number = (index_t)blockIdx.x * points + point;
+    const bool writes = member == 0 && number < lines * parts;
+    const index_t flat = number < lines * parts ? number : lines * parts - 1;
+    const index_t part = by_lines.quotient(flat), line = flat - part * lines;
     const index_t a = by_columns.quotient(line), b = line - a * (index_t)by_columns.d;
     const x_type* row = x + (a * x_0 + b * x_2);
-    index_t where = member < length ? member : 0;
+    const index_t begin = part * share, end = length - begin < share ? length : begin + share;
+    const index_t start = begin + member < end ? begin + member : begin;
+    index_t where = again ? (index_t)candidates[start * lines + line] : start;
     x_value best = load(row + where * x_1);
 #pragma unroll 4
-    for (index_t r = member + team; r < length; r += team) {
-        const x_value value = load(row + r * x_1);
-        if (improves(value, best)) best = value, where = r;
+    for (index_t r = begin + member + team; r < end; r += team) {
+        const index_t place = again ? (index_t)candidates[r * lines + line] : r;
+        const x_value value = load(row + place * x_1);
+        if (improves(value, best)) best = value, where = place;
     }
 """
 
@@ -99,7 +105,7 @@ _ARGMAX_COLUMNS = (
     }
 """
 )
-_STORE_WHERE = "    if (member == 0 && flat < lines) out[a * out_0 + b * out_1] = where;\n"
+_STORE_WHERE = "    if (writes) out[part * lines + a * out_0 + b * out_1] = where;\n"
 
 
 def take(program: Program, x: Operand, indices: Operand, out: Operand) -> None:
@@ -133,36 +139,82 @@ def take(program: Program, x: Operand, indices: Operand, out: Operand) -> None:
 def argmax(program: Program, x: Operand, out: Operand, processors: int) -> None:
     """The place of the first maximum along the middle axis; NaN counts as the maximum.
 
-    A team of threads shares a line; it is larger where there are few lines.
+    A team of threads shares a line; it is larger where there are few lines. Few long ones are cut
+    into parts, and the places that these give are compared by a second launch.
     Shapes: x (A, R, B) -> out (A, B) int64; R > 0. Any dtype.
     """
     require_argmax(x, out)
     if out.size == 0:
         return
-    length, columns = x.shape[1:]
-    along = columns == 1 or abs(x.strides[1]) < abs(x.strides[2])
-    widest = THREADS if along else THREADS // min(_WARP, _power_of_two(columns))
-    team = 1
-    while team < min(widest, length) and (
-        team * _LEAST < length or out.size * team < _BUSY * processors
-    ):
-        team *= 2
-    points = max(min(THREADS // team, _power_of_two(out.size)), _WARP // team, 1)
+    length = x.shape[1]
+    team, points = _team(x, length, processors)
     blocks = -(-out.size // points)
-    text = KernelText(max(span(x, out), 2 * blocks * points, length + 2 * team))
-    # Integers that are promoted to int are compared, and handed between threads, as int.
+    parts = 1
+    if blocks < processors:  # else a second launch costs more than it gains
+        parts = max(1, min(_PART_BLOCKS * processors // blocks, length // (_LEAST * team)))
+    share = -(-length // parts)
+    parts = -(-length // share)
+    if parts == 1:
+        _search(program, x, out, processors, length)
+        return
+    slot = program.scratch_slot(parts * out.size * out.dtype.itemsize)
+    places = Operand(slot, out.dtype, out.shape, (out.shape[1], 1))
+    _search(program, x, places, processors, length, share)
+    _search(program, x, out, processors, parts, candidates=places)
+
+
+def _search(
+    program: Program,
+    x: Operand,
+    out: Operand,
+    processors: int,
+    length: int,
+    share: int | None = None,
+    candidates: Operand | None = None,
+) -> None:
+    """The first maximum of each part of `share` elements, or among the `length` candidates."""
+    share = share or length
+    parts = -(-length // share)
+    team, points = _team(x, length, processors)
+    blocks = -(-out.size * parts // points)
+    reach = max(span(x, out), 2 * blocks * points, length + 2 * team, length * out.size)
+    text = KernelText(reach)
+    # Small integers are compared, and handed between threads, as int.
     text.operand("x", x, register="int" if x.dtype.itemsize == 1 else None)
     text.operand("out", out, written=True)
+    text.pointer("candidates", (candidates or out).pointer, "i64", written=False)
+    text.fixed("again", int(candidates is not None))
     text.word("length", length)
-    text.word("lines", prod(out.shape))
+    text.word("share", share)
+    text.word("lines", out.size)
+    text.word("parts", parts)
     text.word("team", team, "int")
     text.word("points", points, "int")
-    text.divisor("by_columns", columns)
+    text.divisor("by_lines", out.size)
+    text.divisor("by_columns", out.shape[1])
     text.head.append("__shared__ x_value values[256];")
     text.head.append("__shared__ index_t places[256];")
+    along = _is_along(x)
     body = (_ARGMAX_ROWS if along else _ARGMAX_COLUMNS) + _STORE_WHERE
     name = "argmax_rows" if along else "argmax_columns"
     text.launch_blocks(program, name, body, blocks, team * points, before=_BETTER)
+
+
+def _is_along(x: Operand) -> bool:
+    """Whether neighbours in memory are on the same line."""
+    return x.shape[2] == 1 or abs(x.strides[1]) < abs(x.strides[2])
+
+
+def _team(x: Operand, length: int, processors: int) -> tuple[int, int]:
+    """How many threads share a line of so many elements, and lines of a block."""
+    lines = x.shape[0] * x.shape[2]
+    most = THREADS if _is_along(x) else THREADS // min(_WARP, _power_of_two(x.shape[2]))
+    team = 1
+    while team < min(most, length) and (
+        team * _LEAST < length or lines * team < _BUSY * processors
+    ):
+        team *= 2
+    return team, max(min(THREADS // team, _power_of_two(lines)), _WARP // team, 1)
 
 
 def _lanes(x: Operand, out: Operand) -> int:

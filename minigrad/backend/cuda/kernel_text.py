@@ -9,6 +9,8 @@ from minigrad.backend.cuda.kernel import compile_kernel
 from minigrad.backend.cuda.prelude import THREADS, divisor_words
 from minigrad.backend.launch import Operand, Program
 
+NARROW_REACH = 1 << 31  # indices below it take 32 bits
+
 # Sums of any type; those of integers wrap.
 SUMS = """\
 DEVICE float plus(float a, float b) { return a + b; }
@@ -37,7 +39,7 @@ class KernelText:
     """
 
     def __init__(self, reach: int):
-        self.index = "int" if reach < 1 << 31 else "i64"
+        self.index = "int" if reach < NARROW_REACH else "i64"
         divisor = "Divisor" if self.index == "int" else "WideDivisor"
         self.before = [f"typedef {self.index} index_t;", f"typedef {divisor} divisor_t;"]
         self.head: list[str] = []
