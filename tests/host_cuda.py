@@ -99,6 +99,12 @@ DEVICE u32 __ballot_sync(u32 mask, bool x) {
         if (mask >> lane & 1) votes |= (u32)exchanged(mask, (int)x, lane) << lane;
     return votes;
 }
+DEVICE u32 __match_any_sync(u32 mask, int x) {
+    u32 equal = 0;
+    for (int lane = 0; lane < 32; ++lane)
+        if (mask >> lane & 1) equal |= (u32)(exchanged(mask, x, lane) == x) << lane;
+    return equal;
+}
 DEVICE int __ffs(u32 x) { return __builtin_ffs((int)x); }
 DEVICE int __popc(u32 x) { return __builtin_popcount(x); }
 DEVICE u32 __umulhi(u32 a, u32 b) { return high_product(a, b); }
