@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +10,8 @@ from strided_operands import Layout
 from minigrad.backend.cuda.backend import device
 from minigrad.backend.launch import Operand, Program
 from minigrad.dtype import BY_NAME, DType
+from minigrad.encoding import decode, encode
 
-# Types of memory by name, those that tensors cannot have yet among them.
-DTYPES = {"float16": DType("float16", "float", 2, "e")} | BY_NAME
 POISON = b"\xff"  # NaN in every float type
 
 
@@ -31,13 +29,14 @@ def run_on_cuda(
     backend = device(0)
     operands, buffers = [], []
     for slot, (dtype_name, layout, values) in enumerate(inputs):
-        dtype = DTYPES[dtype_name]
+        dtype = BY_NAME[dtype_name]
         data = bytearray(POISON * (layout.size * dtype.itemsize))
-        for place, value in zip(layout.places(), values, strict=True):
-            struct.pack_into(dtype.format, data, place * dtype.itemsize, value)
+        size, encoded = dtype.itemsize, encode(values, dtype)
+        for i, place in enumerate(layout.places()):
+            data[place * size : (place + 1) * size] = encoded[i * size : (i + 1) * size]
         buffers.append(backend.from_bytes(memoryview(bytes(data))))
         operands.append(_operand(slot, dtype, layout))
-    dtype = DTYPES[out_dtype]
+    dtype = BY_NAME[out_dtype]
     nbytes = out.size * dtype.itemsize
     buffers.append(backend.from_bytes(memoryview(POISON * nbytes)))
     operands.append(_operand(len(inputs), dtype, out))
@@ -58,7 +57,8 @@ def run_on_cuda(
     size = dtype.itemsize
     gaps = set(range(out.size)) - set(places)
     assert all(data[i * size : (i + 1) * size] == POISON * size for i in gaps)
-    return [struct.unpack_from(dtype.format, data, place * size)[0] for place in places]
+    values = decode(memoryview(data), dtype)
+    return [values[place] for place in places]
 
 
 def _operand(slot: int, dtype: DType, at: Layout) -> Operand:

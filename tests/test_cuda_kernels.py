@@ -9,7 +9,6 @@ from itertools import product
 from math import prod
 
 import pytest
-import strided_cuda
 import window_definitions as windows
 from gather_definitions import (
     INDEX_DTYPES,
@@ -30,6 +29,7 @@ from minigrad import device as devices
 from minigrad import ops
 from minigrad.backend.cuda import kernel_text, scatter_add
 from minigrad.device import as_device
+from minigrad.dtype import BY_NAME
 from minigrad.handle import wrap
 
 pytestmark = pytest.mark.skipif(
@@ -276,7 +276,7 @@ def test_one_row_may_be_read_many_times():
     assert got == reference_take(x + x, [2, 0], (2, 3, 4))
 
 
-@pytest.mark.parametrize("dtype", strided_cuda.DTYPES)
+@pytest.mark.parametrize("dtype", BY_NAME)
 @pytest.mark.parametrize("columns", [1, 6, 16])
 def test_all_types_are_moved(dtype, columns):
     x = [i % 2 for i in range(3 * columns)]

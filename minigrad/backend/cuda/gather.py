@@ -30,7 +30,7 @@ _TAKE = """\
     const i64 r = index < 0 ? index + length : index;
     Pack<x_type, lanes> elements = {};
     if (r >= 0 && r < length)
-        elements = load_pack<lanes>(x + (a * x_0 + (index_t)r * x_1 + b * x_2));
+        elements = read_pack<lanes>(x + (a * x_0 + (index_t)r * x_1 + b * x_2));
     else
         *status = index + 1;
     store_pack(out + (a * out_0 + i * out_1 + b * out_2), elements);
@@ -58,11 +58,11 @@ _SEARCH = """\
     const index_t begin = part * share, end = length - begin < share ? length : begin + share;
     const index_t start = begin + member < end ? begin + member : begin;
     index_t where = again ? (index_t)candidates[start * lines + line] : start;
-    x_value best = load(row + where * x_1);
+    x_value best = read(row + where * x_1);
 #pragma unroll 4
     for (index_t r = begin + member + team; r < end; r += team) {
         const index_t place = again ? (index_t)candidates[r * lines + line] : r;
-        const x_value value = load(row + place * x_1);
+        const x_value value = read(row + place * x_1);
         if (improves(value, best)) best = value, where = place;
     }
 """

@@ -65,8 +65,8 @@ class KernelText:
 
     def pointer(self, name: str, pointer: Any, kind: str, *, written: bool) -> None:
         """An address of elements of type `kind`."""
-        kind = f"{kind}*" if written else f"const {kind}*"
-        self.head.append(f"{kind} __restrict__ {name} = ({kind})table[{len(self.words)}];")
+        kind = kind if written else f"const {kind}"
+        self.head.append(f"{kind}* {name} = array_at<{kind}>(table[{len(self.words)}]);")
         self.words.append(pointer)
 
     def word(self, name: str, value: int, kind: str = "index_t") -> None:

@@ -75,7 +75,7 @@ _BODY = """\
                     for (int n = 0; n < 4; ++n) {
                         values[n] = 0;
                         if (e >= 0) {
-                            values[n] = load(source + listed[e] * updates_1);
+                            values[n] = read(source + listed[e] * updates_1);
                             e = next[e];
                         }
                     }

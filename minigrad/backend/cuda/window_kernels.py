@@ -34,7 +34,7 @@ def _taps(step: str, unrolled: bool) -> str:
             const index_t z = left + j * dilation_w;
             const bool inside = row_inside && z >= 0 && z < width;
             x_value value = 0;
-            if (inside) value = load(x_plane + (y * x_2 + z * x_3));
+            if (inside) value = read(x_plane + (y * x_2 + z * x_3));
             {step}
         }}
     }}
@@ -93,7 +93,7 @@ def window_select(unrolled: bool) -> str:
     if (winner >= 0) {
         const index_t i = winner / taps_w, y = top + i * dilation_h;
         const index_t z = left + (winner - i * taps_w) * dilation_w;
-        picked = load(u_plane + (y * u_2 + z * u_3));
+        picked = read(u_plane + (y * u_2 + z * u_3));
     }
 """
         + _STORE.format("picked")
@@ -146,7 +146,7 @@ SPACED_SUM = (
         const x_type* x_line = x_plane + y * x_2;
         index_t z = across.place;
         for (index_t j = across.first; j < taps_w; j += every_w, z += step_w)
-            if (z >= 0 && z < width) sum = plus(sum, load(x_line + z * x_3));
+            if (z >= 0 && z < width) sum = plus(sum, read(x_line + z * x_3));
     }
 """
     + _STORE.format("sum")
@@ -164,7 +164,7 @@ CELLS = (
     g_value gained = 0;
     index_t winner = -1;
     if (window_row >= 0 && window_row < rows && window_column >= 0 && window_column < columns) {
-    gained = load(g_plane + (window_row * g_2 + window_column * g_3));
+    gained = read(g_plane + (window_row * g_2 + window_column * g_3));
     x_value best = lowest();
 """
     + _taps(_WINS, unrolled=True)
@@ -212,7 +212,7 @@ GATHER = (
         for (index_t c = first_column; c <= last_column; ++c) {
             const index_t across = z - c * stride_w, j = by_dilation_w.quotient(across);
             if (j * dilation_w == across && (index_t)winner_line[c] == i * taps_w + j)
-                sum = plus(sum, load(g_plane + (r * g_2 + c * g_3)));
+                sum = plus(sum, read(g_plane + (r * g_2 + c * g_3)));
         }
     }
 """
