@@ -4,7 +4,8 @@ It stands in for `minigrad.backend.cuda.runtime`, so that everything above runs 
 the same sources, tables, launches, graphs. It is strict where hardware is lenient: new memory holds
 NaN, threads run to the next barrier one after the other, in both directions (a value read too
 early is the poison or another's), a barrier that not every thread reaches is an error, and so is an
-access of an unaligned pack. Every source is compiled by NVRTC, too, where that is installed.
+access of an unaligned pack. Copies of batches happen as late as they may. Every source is compiled
+by NVRTC, too, where that is installed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -25,6 +28,7 @@ import nvrtc
 
 from minigrad.backend.cuda import prelude, runtime
 from minigrad.backend.cuda.kernel import Kernel
+from minigrad.backend.cuda.pinned import PinnedPool
 from minigrad.backend.debug import for_purpose
 from minigrad.errors import DeviceError
 
@@ -49,6 +53,7 @@ float powf(float, float); double pow(double, double); float floorf(float); doubl
 float fabsf(float); double fabs(double); float fmaxf(float, float); float fminf(float, float);
 float fmaf(float, float, float); double fma(double, double, double);
 double fmax(double, double); double fmin(double, double);
+inline double __dmul_rn(double a, double b) { return a * b; }  // never a part of an fma here
 void* memcpy(void*, const void*, unsigned long);
 int printf(const char*, ...); void abort();
 }
@@ -319,10 +324,24 @@ class Memory:
         self._block = ctypes.create_string_buffer(b"\xff" * (nbytes + 256)) if nbytes else None
         at = ctypes.addressof(self._block) if self._block is not None else 0
         self.address = at + -at % 256
-        owner.held += nbytes
+        with owner.lock:
+            owner.held += nbytes
 
     def __del__(self) -> None:
-        self._owner.held -= self.nbytes
+        with self._owner.lock:
+            self._owner.held -= self.nbytes
+
+
+class CopyMemory(Memory):
+    """Memory of the copy stream. On a GPU only a later copy can get it; here it is gone."""
+
+    def __del__(self) -> None:
+        with self._owner.lock:
+            late = self._owner.late
+            for copy in [c for c in late if c.memory == self.address]:
+                copy.done = True
+                late.remove(copy)
+        super().__del__()
 
 
 class Pinned:
@@ -332,6 +351,28 @@ class Pinned:
         self._block = ctypes.create_string_buffer(max(nbytes, 1))
         self.address, self.nbytes = ctypes.addressof(self._block), max(nbytes, 1)
         self.view = memoryview(self._block).cast("B")
+
+
+class LateCopy:
+    """A copy from pinned memory, which is its own event: it happens when somebody waits for it."""
+
+    def __init__(self, owner: HostRuntime, memory: int, block: Pinned, nbytes: int):
+        self._owner, self.memory, self._block, self._nbytes = owner, memory, block, nbytes
+        self.done = False
+
+    def synchronize(self) -> None:
+        """It and those before it."""
+        with self._owner.lock:
+            while not self.done:
+                copy = self._owner.late.popleft()
+                ctypes.memmove(copy.memory, copy._block.address, copy._nbytes)
+                copy.done = True
+
+
+class Now:
+    """The event after something that has happened."""
+
+    done = True
 
 
 class HostRuntime:
@@ -346,36 +387,58 @@ class HostRuntime:
         self._recording: list[Callable[[], None]] | None = None
         self.log: list[str] = []  # "launch NAME", "replay", "upload", "download", "synchronize"
         self.synchronizations = 0
+        self.lock = threading.RLock()
+        self.late: deque[LateCopy] = deque()
+        self._blocks = PinnedPool(Pinned)
         scheduler()
 
     def allocate(self, nbytes: int, purpose: str = "") -> Memory:
+        self._check_room(nbytes, purpose)
+        return Memory(self, nbytes)
+
+    def _check_room(self, nbytes: int, purpose: str) -> None:
         if self.held + nbytes > MEMORY_LIMIT:
             raise DeviceError(
                 f"cuda:{self.index}: out of memory: asked for {nbytes} bytes{for_purpose(purpose)} "
                 f"while minigrad holds {self.held}. Use a smaller batch, or drop tensors that are "
                 "no longer needed."
             )
-        return Memory(self, nbytes)
+
+    def allocate_for_copies(self, nbytes: int, purpose: str = "") -> Memory:
+        self._check_room(nbytes, purpose)
+        return CopyMemory(self, nbytes)
 
     def held_bytes(self) -> int:
         return self.held
 
     def pinned(self, nbytes: int) -> Pinned:
-        return Pinned(nbytes)
+        return self._blocks.take(nbytes)
 
     def upload(self, address: int, data: memoryview) -> None:
-        content = data.tobytes()
-        self._do(f"upload {len(content)}", lambda: ctypes.memmove(address, content, len(content)))
+        if not data.nbytes:
+            return
+        block = self._blocks.take(data.nbytes)
+        block.view[: data.nbytes] = data.cast("B")
+        move = lambda: ctypes.memmove(address, block.address, data.nbytes)  # noqa: E731
+        self._do(f"upload {data.nbytes}", move)
+        self._blocks.give(block, Now())
 
-    def upload_pinned(self, address: int, block: Pinned, nbytes: int) -> Any:
-        self._do(f"upload {nbytes}", lambda: ctypes.memmove(address, block.address, nbytes))
-        return object()
+    def upload_pinned(self, address: int, block: Pinned, nbytes: int) -> LateCopy:
+        self.log.append(f"upload {nbytes}")
+        copy = LateCopy(self, address, block, nbytes)
+        with self.lock:
+            self.late.append(copy)
+        self._blocks.give(block, copy)
+        return copy
 
-    def ready(self, event: Any) -> None:
-        """Everything happens at once."""
+    def ready(self, event: LateCopy) -> None:
+        assert self._recording is None, "a wait for the copy stream inside a graph"
+        self.log.append("ready")
+        event.synchronize()
 
-    def finished(self, event: Any) -> None:
-        """Everything happens at once."""
+    def consumed(self) -> None:
+        assert self._recording is None, "a wait of the copy stream inside a graph"
+        self.log.append("consumed")
 
     def download(self, address: int, nbytes: int) -> memoryview:
         self.synchronize()

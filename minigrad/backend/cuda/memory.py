@@ -30,6 +30,17 @@ class Buffer:
         return copy
 
 
+class CopyBuffer(Buffer):
+    """Memory that the data loader copies to: see [Note: one stream]."""
+
+    __slots__ = ()
+
+    def __init__(self, runtime: Any, nbytes: int):
+        self.runtime = runtime
+        self._memory = runtime.allocate_for_copies(nbytes, "a batch of stored samples")
+        self.address, self.nbytes, self.owner = self._memory.address, nbytes, None
+
+
 class BorrowedBuffer(Buffer):
     """Memory of another object (`owner`), kept alive by us and never written."""
 

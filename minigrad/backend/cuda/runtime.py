@@ -4,16 +4,32 @@ Nothing outside this file imports CuPy. The tests replace `runtimes` by a runtim
 with host memory and kernels compiled for the CPU.
 
 [Note: one stream] Everything a device computes is launched on one stream of ours, in the order of
-the program. Copies from the host take a second stream, so that a batch arrives while a step runs;
-`ready` makes the first wait for it.
+the program. Copies of batches take a second stream, so that a batch arrives while a step runs.
+
+Memory belongs to a stream: CuPy's pool gives a block that was freed only to who allocates on the
+same stream, and may do so while kernels that use it have yet to run, since what the new owner
+launches there runs after them. Batches arrive in memory of the copy stream, which is what makes all
+of this safe without the host ever waiting:
+
+* a copy never waits for memory that the other stream freed, and never touches that stream;
+* a kernel reads the batch after `ready`, so not before its copy;
+* after `consumed`, later copies wait for that kernel. From then on the memory may be dropped, and
+  become the target of a later copy;
+* a batch that is never used is just dropped: only a later copy can get its memory.
+
+[Note: threads] Any thread may call any method. Those that touch the first stream hold a lock, since
+whatever reaches it between the two ends of a capture would become a part of the graph. `allocate*`,
+`pinned` and `upload_pinned`, which the data loader's thread calls, take no lock and touch only the
+copy stream: that thread and the training loop never wait for each other here. A capture forbids
+them nothing, as CuPy begins it in relaxed mode. CuPy's pools have locks of their own.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
+import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -21,10 +37,11 @@ from typing import Any
 
 from minigrad.backend.cuda import compiler
 from minigrad.backend.cuda.kernel import Kernel
+from minigrad.backend.cuda.pinned import PinnedPool
 from minigrad.backend.debug import announce, for_purpose
 from minigrad.errors import DeviceError
 
-_LEAST_PINNED = 1 << 16  # bytes of a staging block
+_MOST_UPLOADED = 1 << 25  # bytes of one copy; more are staged and copied by turns
 INSTALL = "pip install 'minigrad[cuda13]' (or cuda12, to match the driver)"
 
 
@@ -89,8 +106,8 @@ class Runtime:
             self._pool = cupy.cuda.MemoryPool()
             self.processors = int(self._device.attributes["MultiProcessorCount"])
         self._functions: dict[str, Any] = {}
-        # Pinned blocks whose copy may not have happened yet, oldest first: (event, block).
-        self._in_flight: deque[tuple[Any, Pinned]] = deque()
+        self._blocks = PinnedPool(self._new_pinned)
+        self._order = threading.RLock()  # see [Note: threads]
         self.synchronizations = 0  # times the host waited for the device; tests read it
 
     @property
@@ -101,15 +118,22 @@ class Runtime:
     # --- memory ----------------------------------------------------------------------------------
 
     def allocate(self, nbytes: int, purpose: str = "") -> Memory:
-        """Uninitialised memory, 512-byte aligned, for use in the order of the stream.
+        """Uninitialised memory, 512-byte aligned, for what is launched.
 
         Raises:
             DeviceError: there is not enough.
         """
+        return self._allocated(nbytes, purpose, self.stream)
+
+    def allocate_for_copies(self, nbytes: int, purpose: str = "") -> Memory:
+        """Memory for `upload_pinned`: see [Note: one stream]. Raises as `allocate`."""
+        return self._allocated(nbytes, purpose, self.copy_stream)
+
+    def _allocated(self, nbytes: int, purpose: str, stream: Any) -> Memory:
         if not nbytes:
             return Memory(None, 0)
         try:
-            with self._device, self.stream:
+            with self._device, stream:
                 return Memory(self._pool.malloc(nbytes), nbytes)
         except self._cupy.cuda.memory.OutOfMemoryError:
             free, total = self._device.mem_info
@@ -125,47 +149,59 @@ class Runtime:
         return self._pool.used_bytes()
 
     def pinned(self, nbytes: int) -> Pinned:
-        """Page-locked host memory."""
+        """Page-locked host memory for `upload_pinned`."""
+        return self._blocks.take(nbytes)
+
+    def _new_pinned(self, nbytes: int) -> Pinned:
         with self._device:
-            return Pinned(self._cupy.cuda.alloc_pinned_memory(max(nbytes, 1)), max(nbytes, 1))
+            return Pinned(self._cupy.cuda.alloc_pinned_memory(nbytes), nbytes)
 
     def upload(self, address: int, data: memoryview) -> None:
         """Copy host bytes to the device, in the stream's order; `data` may change at once."""
-        if data.nbytes:
-            block = self._staging(data.nbytes)
-            block.view[: data.nbytes] = data.cast("B")
-            with self._device:
-                self._copy(address, block.address, data.nbytes, self._api.memcpyHostToDevice)
-                self._in_flight.append((self.stream.record(), block))
+        data = data.cast("B")
+        for start in range(0, data.nbytes, _MOST_UPLOADED):
+            part = data[start : start + _MOST_UPLOADED]
+            block = self._blocks.take(part.nbytes)
+            block.view[: part.nbytes] = part
+            with self._order, self._device:
+                kind = self._api.memcpyHostToDevice
+                self._copy(address + start, block.address, part.nbytes, kind)
+                self._blocks.give(block, self._recorded(self.stream))
 
     def upload_pinned(self, address: int, block: Pinned, nbytes: int) -> Any:
-        """Copy from pinned memory on the copy stream; gives what `ready` waits for.
+        """Copy to memory from `allocate_for_copies`; gives what `ready` waits for.
 
-        The memory at `address` is not in use any more when the stream gets here, or new. The block
-        must not change before the copy is done: see `finished`.
+        The block, from `pinned`, is no longer the caller's.
         """
         with self._device:
-            self.copy_stream.wait_event(self.stream.record())
             self._api.memcpyAsync(
                 address, block.address, nbytes, self._api.memcpyHostToDevice, self.copy_stream.ptr
             )
-            return self.copy_stream.record()
+            event = self._recorded(self.copy_stream)
+        self._blocks.give(block, event)
+        return event
 
     def ready(self, event: Any) -> None:
-        """What is launched from now on waits for the event. The host does not."""
-        self.stream.wait_event(event)
+        """What is launched from now on waits for the copy. The host does not."""
+        with self._order, self._device:
+            self.stream.wait_event(event)
 
-    def finished(self, event: Any) -> None:
-        """Wait, on the host, for a copy from pinned memory. The device goes on."""
-        event.synchronize()
+    def consumed(self) -> None:
+        """Copies from now on wait for what was launched up to now: see [Note: one stream]."""
+        with self._order, self._device:
+            self.copy_stream.wait_event(self._recorded(self.stream))
+
+    def _recorded(self, stream: Any) -> Any:
+        # An event without a time costs the device nothing, and a host that waits for it sleeps.
+        return stream.record(self._cupy.cuda.Event(block=True, disable_timing=True))
 
     def download(self, address: int, nbytes: int) -> memoryview:
         """A copy of device memory, when all that was launched before has finished."""
         if not nbytes:
             self.synchronize()
             return memoryview(bytearray())
-        block = self.pinned(nbytes)
-        with self._device:
+        block = self._new_pinned(nbytes)  # it belongs to whoever holds the values
+        with self._order, self._device:
             self._copy(block.address, address, nbytes, self._api.memcpyDeviceToHost)
         self.synchronize()
         return block.view[:nbytes]
@@ -173,28 +209,17 @@ class Runtime:
     def copy(self, target: int, source: int, nbytes: int) -> None:
         """Copy within the device, or from another one."""
         if nbytes:
-            with self._device:
+            with self._order, self._device:
                 self._copy(target, source, nbytes, self._api.memcpyDefault)
 
     def clear(self, address: int, nbytes: int) -> None:
         """Fill with zero bytes."""
         if nbytes:
-            with self._device:
+            with self._order, self._device:
                 self._api.memsetAsync(address, 0, nbytes, self.stream.ptr)
 
     def _copy(self, target: int, source: int, nbytes: int, kind: int) -> None:
         self._api.memcpyAsync(target, source, nbytes, kind, self.stream.ptr)
-
-    def _staging(self, nbytes: int) -> Pinned:
-        """A pinned block that no copy reads any more."""
-        if self._in_flight:
-            event, block = self._in_flight[0]
-            if event.done and block.nbytes >= nbytes:
-                self._in_flight.popleft()
-                return block
-            while len(self._in_flight) > 1 and self._in_flight[0][0].done:
-                self._in_flight.popleft()
-        return self.pinned(max(nbytes, _LEAST_PINNED))
 
     # --- order -----------------------------------------------------------------------------------
 
@@ -205,14 +230,14 @@ class Runtime:
 
     def wait_for_stream(self, pointer: int) -> None:
         """What is launched from now on waits for what another library's stream holds now."""
-        with self._device:
+        with self._order, self._device:
             event = self._cupy.cuda.ExternalStream(pointer).record()
             self.stream.wait_event(event)
 
     def hold_stream(self, pointer: int) -> None:
         """Another library's stream waits for what was launched up to now."""
-        with self._device:
-            self._cupy.cuda.ExternalStream(pointer).wait_event(self.stream.record())
+        with self._order, self._device:
+            self._cupy.cuda.ExternalStream(pointer).wait_event(self._recorded(self.stream))
 
     # --- kernels ---------------------------------------------------------------------------------
 
@@ -235,12 +260,12 @@ class Runtime:
 
     def launch(self, kernel: Kernel, blocks: int, threads: int, table: int) -> None:
         """Run a loaded kernel on the table at a device address."""
-        with self._device, self.stream:
+        with self._order, self._device, self.stream:
             self._functions[kernel.entry]((blocks,), (threads,), (table,))
 
     def captured(self, run: Callable[[], None]) -> Any:
         """A graph of everything that `run` launches, which is not run: see `replay`."""
-        with self._device, self.stream:
+        with self._order, self._device, self.stream:
             self.stream.begin_capture()
             try:
                 run()
@@ -250,7 +275,7 @@ class Runtime:
 
     def replay(self, graph: Any) -> None:
         """Run a graph, by one launch."""
-        with self._device:
+        with self._order, self._device:
             graph.launch(stream=self.stream)
 
     # --- libraries -------------------------------------------------------------------------------
@@ -274,7 +299,7 @@ class Runtime:
             compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32
         one, zero = scalar(1.0), scalar(0.0)
         operations = (cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T)
-        with self._device, self.stream:
+        with self._order, self._device, self.stream:
             handle = self._cupy.cuda.get_cublas_handle()
             cublas.setStream(handle, self.stream.ptr)
             # cuBLAS is column-major: a row-major C is C^T there, and C^T = B^T A^T.
