@@ -54,27 +54,29 @@ def _module(kind: str) -> Any:
     return importlib.import_module(_MODULES[kind])
 
 
-def why_unusable(kind: str) -> str | None:
-    """None when devices of this kind can be used, else the reason and the cure."""
-    return _module(kind).why_unusable()
+def why_unusable(kind: str, computing: bool = True) -> str | None:
+    """None when devices of this kind can be used, else the reason and the cure.
+
+    Without `computing` it is about memory alone, which the CPU needs no library for.
+    """
+    return _module(kind).why_unusable(computing)
 
 
-def backend_of(device: Device, check: bool = True) -> Any:
-    """The backend of a device.
+def backend_of(device: Device, computing: bool = False) -> Any:
+    """The backend of a device, for what it holds; with `computing`, also for its kernels.
 
-    Without `check` it may be unable to compute: enough for host memory, which needs no library.
+    So a machine with a GPU needs no Numba: it can still hold values on the CPU.
 
     Raises:
         DeviceError: it cannot be used here.
     """
-    if check:
-        _check(device.type)
+    _check(device.type, computing)
     return _module(device.type).device(device.index)
 
 
 @cache
-def _check(kind: str) -> None:
-    reason = why_unusable(kind)
+def _check(kind: str, computing: bool = True) -> None:
+    reason = why_unusable(kind, computing)
     if reason is not None:
         raise DeviceError(f"device {kind!r} cannot be used: {reason}.")
 

@@ -37,7 +37,7 @@ class Plan:
     """
 
     def __init__(self, nodes: Sequence[Node], wanted: Sequence[Node]):
-        backend = backend_of(wanted[0].device)
+        backend = backend_of(wanted[0].device, computing=True)
         library = backend.library()
         roots, worked_on = wanted, nodes
         if rewriting():

@@ -8,16 +8,25 @@ from math import prod
 from queue import SimpleQueue
 from random import Random
 from threading import Thread
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from minigrad.data.assemble import Assembler, lookup_tables, python_assembler
 from minigrad.data.dataset import ImageDataset
-from minigrad.data.transforms import BatchPlan, plan_batches
+from minigrad.data.transforms import plan_batches
+from minigrad.device import Device, as_device, backend_of
+from minigrad.dtype import float32, int64
+from minigrad.graph import leaf
+from minigrad.handle import wrap
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
-Batch = tuple[memoryview, "array[Any]"]  # finished samples as bytes, labels
+
+class Batch(NamedTuple):
+    """A batch on its way to the device: see `minigrad.backend.batches`."""
+
+    gathered: Any  # what the device's stage has made of it
+    size: int  # samples
+    code: str  # format of the labels
 
 
 class DataLoader:
@@ -36,7 +45,8 @@ class DataLoader:
             `batch -> batch` on Tensors (run after it, in the training loop's thread), or a Compose.
         seed: of the order and the augmentation.
         drop_last: leave out a last batch with fewer samples.
-        prefetch: batches prepared ahead by one background thread; 0 prepares each when asked for.
+        prefetch: batches prepared ahead by one background thread, which also starts their copies
+            to a GPU; 0 prepares each when asked for.
         device: where the batches go; the default device when not given.
 
     Attributes:
@@ -74,7 +84,7 @@ class DataLoader:
         sample, full_scale, code = _description(dataset)
         self._plan = plan_batches(transform, sample, full_scale)
         self._code = code
-        self._assemble: Assembler | None = None
+        self._stages: dict[Device, Any] = {}
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -91,41 +101,40 @@ class DataLoader:
         """The next epoch. Leaving the loop early stops the background thread."""
         epoch = self.epoch
         self.epoch += 1
-        if self._assemble is None:
-            self._assemble = make_assembler(self._plan, self._code, self.device)
-        work = _Epoch(self, self._assemble, epoch)
-        return self._finished(_ahead(work, self.prefetch) if self.prefetch else _at_once(work))
+        device = as_device(self.device)
+        if device not in self._stages:
+            assembly = self._plan.assembly(self._code)
+            self._stages[device] = backend_of(device).batch_stage(assembly)
+        work = _Epoch(self, self._stages[device], epoch)
+        batches = _ahead(work, self.prefetch) if self.prefetch else _at_once(work)
+        return self._finished(batches, self._stages[device], device)
 
-    def _finished(self, batches: Iterator[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-        from minigrad import asarray, tensor
-
-        for x, y in batches:
-            images = asarray(x.cast("f", (len(y), *self._plan.shape)), device=self.device)
+    def _finished(
+        self, batches: Iterator[Batch], stage: Any, device: Device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for gathered, n, code in batches:
+            x, y = stage.finish(gathered)
+            images = wrap(leaf(x, (n, *self._plan.shape), float32, device))
+            labels = wrap(leaf(y, (n,), int64 if code == "q" else float32, device))
+            del gathered, x, y  # memory belongs to whoever holds the tensors
             for step in self._plan.after:
                 images = step(images)
-            yield images, tensor(y, device=self.device)
+            yield images, labels
 
 
 class _Epoch:
-    """The batches of one epoch as bytes. Touches no Tensor, so any thread may run it."""
+    """The batches of one epoch as memory. Touches no Tensor, so any thread may run it."""
 
-    def __init__(self, loader: DataLoader, assemble: Assembler, epoch: int):
+    def __init__(self, loader: DataLoader, stage: Any, epoch: int):
         self.count = len(loader)
-        self._dataset, self._plan, self._assemble = loader.dataset, loader._plan, assemble
+        self._dataset, self._plan, self._stage = loader.dataset, loader._plan, stage
         self._batch_size, self._shuffle = loader.batch_size, loader.shuffle
         self._code = loader._code
         self._seed = f"{loader.seed}/{epoch}"
-        self._sample_bytes = 4 * prod(self._plan.shape)
         self._order: Sequence[int] | None = None
 
-    def memory(self) -> memoryview:
-        """Room for a whole batch, 64-byte aligned, recycled when its last Tensor is gone."""
-        from minigrad.backend.cpu.memory import Buffer, view
-
-        return view(Buffer(self._sample_bytes * min(self._batch_size, len(self._dataset))))
-
-    def batch(self, index: int, memory: memoryview) -> Batch:
-        """Batch `index`: finished samples, which lie in `memory`, and labels."""
+    def batch(self, index: int) -> Batch:
+        """Batch `index`."""
         if self._order is None:
             self._order = self._make_order()
         rows = self._order[index * self._batch_size : (index + 1) * self._batch_size]
@@ -136,9 +145,8 @@ class _Epoch:
             samples, labels = self._collect(rows)
             rows = range(len(rows))
         words = self._plan.draw(rows, Random(f"{self._seed}/{index}"))
-        target = memory[: len(rows) * self._sample_bytes]
-        self._assemble(target, samples, words)
-        return target, labels
+        gathered = self._stage.gather(samples.cast("B"), words, memoryview(labels).cast("B"))
+        return Batch(gathered, len(rows), labels.typecode)
 
     def _make_order(self) -> Sequence[int]:
         order: Sequence[int] = range(len(self._dataset))
@@ -168,44 +176,42 @@ class _Epoch:
 def _ahead(work: _Epoch, depth: int) -> Iterator[Batch]:
     """The batches of an epoch, `depth` of them prepared ahead by a thread.
 
-    Empty memory goes to the thread, full memory comes back: what is under way bounds the queue, no
-    side ever polls, and memory is taken and given back by the consumer alone.
+    Orders go to the thread and batches come back: what is under way bounds both queues, and no side
+    ever polls.
     """
-    empty: SimpleQueue[memoryview | None] = SimpleQueue()
-    full: SimpleQueue[Batch | BaseException] = SimpleQueue()
+    orders: SimpleQueue[bool] = SimpleQueue()
+    done: SimpleQueue[Batch | BaseException] = SimpleQueue()
 
     def produce() -> None:
         try:
             for index in range(work.count):
-                held = [empty.get()]
-                if held == [None]:
+                if not orders.get():
                     return
-                # No name here outlives the put, or the last reference could drop on this thread.
-                full.put(work.batch(index, cast("memoryview", held.pop())))
+                done.put(work.batch(index))
         except BaseException as error:  # the consumer raises it
-            full.put(error)
+            done.put(error)
 
     thread = Thread(target=produce, name="minigrad-loader", daemon=True)
     thread.start()
     try:
         for _ in range(min(depth, work.count)):
-            empty.put(work.memory())
+            orders.put(True)
         for index in range(work.count):
-            result = full.get()
+            result = done.get()
             if isinstance(result, BaseException):
                 raise result
             if index + depth < work.count:
-                empty.put(work.memory())
+                orders.put(True)
             yield result
             del result
     finally:
-        empty.put(None)
+        orders.put(False)
         thread.join()
 
 
 def _at_once(work: _Epoch) -> Iterator[Batch]:
     for index in range(work.count):
-        yield work.batch(index, work.memory())
+        yield work.batch(index)
 
 
 def _labels(values: list[Any]) -> array[Any]:
@@ -231,26 +237,6 @@ def _description(dataset: Any) -> tuple[tuple[int, ...], float, str]:
         )
     default = 255.0 if view.format == "B" else 1.0
     return tuple(view.shape or ()), getattr(dataset, "full_scale", default), view.format
-
-
-def make_assembler(plan: BatchPlan, code: str, device: Any) -> Assembler:
-    """The device's compiled assembler where its backend has one, else the Python one.
-
-    Both give the same batches.
-    """
-    from minigrad.device import as_device, backend_of
-
-    compiled = backend_of(as_device(device)).batch_assembler()
-    if compiled is None:
-        return python_assembler(plan, code)
-    constants = array("f") if code == "B" else array("d")
-    if code == "B":
-        for table in lookup_tables(plan):
-            constants.extend(table)
-    else:
-        for pair in zip(plan.scale, plan.shift, strict=True):
-            constants.extend(pair)
-    return compiled(code, constants, plan.geometry, plan.crop)
 
 
 def _check_int(name: str, value: Any, minimum: int | None) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from minigrad.backend.batches import Assembly
+
 if TYPE_CHECKING:
     from random import Random
 
@@ -117,6 +119,10 @@ class BatchPlan:
     padding: int = 0
     flip: int = 0
     after: tuple[Callable[[Any], Any], ...] = ()
+
+    def assembly(self, code: str) -> Assembly:
+        """The part of it that a device does, for stored values of format `code`, "B" or "f"."""
+        return Assembly(code, self.geometry, self.crop, self.scale, self.shift)
 
     def draw(self, rows: Sequence[int], rng: Random) -> array[int]:
         """Four int64 words per sample of a batch: row, top, left, mirrored.

@@ -165,16 +165,18 @@ def _labels(where: str, labels: Tensor, log_p: Node) -> Node:
 def _checked(where: str, target: Node, classes: int, ignore_index: int | None) -> bool:
     """Whether the labels could be looked at now; raises ValueError for one out of range.
 
-    They can be if they are stored on the CPU, or are made of such by ops of one input.
+    They can be if they are stored where the host can read them without waiting, or are made of such
+    by ops of one input.
     """
     source = target
     while source.storage is None and len(source.inputs) == 1:
         source = source.inputs[0]
-    if source.storage is None or target.device.type != "cpu" or execution.capturing():
+    backend = backend_of(target.device)
+    if source.storage is None or not backend.host_readable or execution.capturing():
         return False
     execution.compute([target])
     nbytes = target.size * target.dtype.itemsize
-    values = decode(backend_of(target.device).to_bytes(target.storage, nbytes), target.dtype)
+    values = decode(backend.to_bytes(target.storage, nbytes), target.dtype)
     if not target.size or (min(values) >= 0 and max(values) < classes):
         return True
     for position, value in enumerate(values):

@@ -1,6 +1,6 @@
 """Batch assembly for the data loader: gather, crop, mirror and normalize in one pass.
 
-`minigrad.data.assemble` is the same in plain Python, and says what it means. The kernel is called
+`augment_plain` is the same in plain Python, and says what it means. The kernel is called
 directly, on the loader's thread: parallel regions belong to the training step.
 """
 
@@ -10,6 +10,7 @@ import ctypes
 from array import array
 from typing import Any
 
+from minigrad.backend.batches import Assembly
 from minigrad.backend.cpu.jit import compile_kernel
 
 # Table: 0 target, 1 samples, 2 words (row, top, left, mirrored), 3 per-channel constants,
@@ -57,8 +58,8 @@ _PIECES = {
     },
     "f": {
         "load": "load_float32",
-        "convert": "types.float32(value * load_float64(constants, 2 * c)"
-        " + load_float64(constants, 2 * c + 1))",
+        "convert": "types.float32(times_plus("
+        "value, load_float64(constants, 2 * c), load_float64(constants, 2 * c + 1)))",
         "black": "types.float32(load_float64(constants, 2 * c + 1))",
     },
 }
@@ -67,27 +68,14 @@ _PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int
 
 
 class Augment:
-    """A compiled assembler for batches of one geometry. Calling it releases the GIL.
+    """A compiled assembler for batches of one geometry. Calling it releases the GIL."""
 
-    Args:
-        code: format of the stored values, "B" or "f".
-        constants: for "B" the 256 float32 results of each channel; for "f" scale and shift of each
-            channel as float64.
-        geometry: (C, H, W) of a stored sample.
-        crop: (height, width) of a finished one.
-    """
-
-    def __init__(
-        self,
-        code: str,
-        constants: array[float],
-        geometry: tuple[int, int, int],
-        crop: tuple[int, int],
-    ):
-        self._kernel = compile_kernel(f"augment_{code}", _SOURCE.format(**_PIECES[code]))
+    def __init__(self, assembly: Assembly):
+        source = _SOURCE.format(**_PIECES[assembly.code])
+        self._kernel = compile_kernel(f"augment_{assembly.code}", source)
         self._run = _PROTOTYPE(self._kernel.address)
-        self._constants = constants
-        self._sizes = (*geometry, *crop)
+        self._constants = assembly.constants()
+        self._sizes = (*assembly.geometry, *assembly.crop)
 
     def __call__(self, target: memoryview, samples: memoryview, words: array[int]) -> None:
         """Fill `target` (N * C * height * width float32, as bytes) from the writable `samples`."""

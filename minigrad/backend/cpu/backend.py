@@ -6,16 +6,19 @@ import importlib.util
 import sys
 from typing import Any
 
+from minigrad.backend.batches import Assembly
+from minigrad.backend.cpu.batches import BatchStage
 from minigrad.backend.cpu.driver import num_threads
 from minigrad.backend.cpu.memory import BorrowedBuffer, Buffer, copy_in, view
 
 # What a core moves to or from memory in the time of a vectorized addition, for each element of it.
 addition_bytes = 0.3
+host_readable = True  # looking at a value waits for nothing
 
 
-def why_unusable() -> str | None:
-    """None when kernels can be compiled, else the reason and the cure."""
-    if importlib.util.find_spec("numba") is None:
+def why_unusable(computing: bool = True) -> str | None:
+    """None when kernels can be compiled, else the reason and the cure. Memory needs no library."""
+    if computing and importlib.util.find_spec("numba") is None:
         return "the package numba is not installed; pip install numba"
     return None
 
@@ -72,22 +75,21 @@ def executable(*args: Any) -> Any:
     return Executable(*args)
 
 
-def batch_assembler() -> Any:
-    """What gathers, crops, flips and scales a batch in one pass: see `Augment`."""
-    from minigrad.backend.cpu.augment import Augment
-
-    return Augment
+def batch_stage(assembly: Assembly) -> BatchStage:
+    """What makes batches of stored samples: see `minigrad.backend.batches`."""
+    return BatchStage(assembly, compiled=why_unusable() is None)
 
 
 __all__ = [
     "addition_bytes",
     "allocate",
-    "batch_assembler",
+    "batch_stage",
     "borrow",
     "copy_from_address",
     "device",
     "executable",
     "from_bytes",
+    "host_readable",
     "library",
     "num_threads",
     "synchronize",

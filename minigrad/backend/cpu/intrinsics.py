@@ -259,3 +259,16 @@ def accumulate(typingctx, total, value):
         return builder.fadd(*args, flags=("reassoc", "contract", "nsz"))
 
     return signature, codegen
+
+
+@intrinsic
+def times_plus(typingctx, x, scale, shift):
+    """In float64 x * scale + shift, each rounded: a fused operation would give other bits."""
+    signature = types.float64(types.float64, types.float64, types.float64)
+
+    def codegen(context, builder, signature, args):
+        # A flag that changes nothing keeps Numba from giving them all of ours: see exact_float.
+        product = builder.fmul(args[0], args[1], flags=("arcp",))
+        return builder.fadd(product, args[2], flags=("arcp",))
+
+    return signature, codegen

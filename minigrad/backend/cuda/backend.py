@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from minigrad.backend.batches import Assembly
 from minigrad.backend.cuda import runtime
 from minigrad.backend.cuda.memory import BorrowedBuffer, Buffer
 
 
-def why_unusable() -> str | None:
-    """None when a GPU can be used, else the reason and the cure."""
+def why_unusable(computing: bool = True) -> str | None:
+    """None when a GPU can be used, else the reason and the cure; its memory needs no less."""
     return runtime.why_unusable()
 
 
@@ -26,6 +27,7 @@ class Backend:
 
     # What it moves to or from memory in the time of an addition. H100: 3.3 TB/s, 33 T/s.
     addition_bytes = 0.1
+    host_readable = False  # who looks at a value waits for all that was launched
 
     def __init__(self, index: int):
         self.runtime = runtime.runtimes(index)
@@ -96,9 +98,11 @@ class Backend:
             self._arena = Buffer(self.runtime, nbytes, "temporaries")
         return self._arena
 
-    def batch_assembler(self) -> Any:
-        """None: batches are assembled on the host."""
-        return None
+    def batch_stage(self, assembly: Assembly) -> Any:
+        """What makes batches of stored samples: see `BatchStage`."""
+        from minigrad.backend.cuda.batches import BatchStage
+
+        return BatchStage(self, assembly)
 
 
 __all__: Sequence[str] = ["Backend", "device", "why_unusable"]
