@@ -50,6 +50,9 @@ class Generator:
     """
 
     def __init__(self, seed: int = 0):
+        self._states: dict[Device, Tensor] = {}
+        # What each state was last set to from here, with the node that holds it.
+        self._known: dict[Device, tuple[Node, tuple[int, int]]] = {}
         self.seed(seed)
 
     def seed(self, seed: int) -> Generator:
@@ -57,18 +60,30 @@ class Generator:
         if not isinstance(seed, int):
             raise TypeError(f"Generator: expected an integer seed, got {type(seed).__name__}.")
         self._start = (_signed(seed), 0)
-        # State that exists keeps its handle: a captured step may hold it.
-        for device, state in getattr(self, "_states", {}).items():
-            state.assign(wrap(_state_leaf(self._start, device)))
-        self._states: dict[Device, Tensor] = getattr(self, "_states", {})
+        for device in self._states:
+            self._set(device, self._start)
         return self
 
     def state(self, device: Place = None) -> Tensor:
         """The state on a device: int64[2], seed and counter. `assign` to it to go back."""
         place = as_device(device)
         if place not in self._states:
-            self._states[place] = wrap(_state_leaf(self._start, place))
+            self._set(place, self._start)
         return self._states[place]
+
+    def _set(self, device: Device, value: tuple[int, int]) -> None:
+        new = wrap(_state_leaf(value, device))
+        if device in self._states:  # it keeps its handle: a captured step may hold it
+            self._states[device].assign(new)
+        else:
+            self._states[device] = new
+        self._known[device] = self._states[device].node, value
+
+    def _value(self, device: Device) -> tuple[int, int]:
+        """The state as numbers: no wait for the device, but after an `assign` or a replay."""
+        node = self._states[device].node
+        known, value = self._known[device]
+        return value if known is node else _read(node)
 
     def bits(self, shape: Extents, device: Place = None) -> Tensor:
         """Random int32 words, one draw. See [Note: the layout of the stream]."""
@@ -77,7 +92,7 @@ class Generator:
 
     def draw(self, shape: Shape, device: Device) -> Node:
         """`bits` as a node."""
-        backend_of(device)
+        backend_of(device, computing=True)
         state = self.state(device)
         before = state.node
         words = ops.random_bits(before, shape=shape)
@@ -86,8 +101,8 @@ class Generator:
             advance = ops.iota(2, int64, device) * blocks  # (0, blocks)
             state.assign(wrap(before + advance))
         else:
-            seed, counter = _read(before)
-            state.assign(wrap(_state_leaf((seed, _signed(counter + blocks)), device)))
+            seed, counter = self._value(device)
+            self._set(device, (seed, _signed(counter + blocks)))
         return words
 
     def __repr__(self) -> str:

@@ -167,6 +167,21 @@ def test_state_can_be_put_back():
     assert mg.random.normal(4, generator=generator).tolist() == a
 
 
+def test_a_draw_does_not_look_at_the_state(monkeypatch):
+    """On a GPU, it would wait for the device."""
+    generator = mg.random.Generator(3)
+    looked = []
+    read = mg.random._read
+    monkeypatch.setattr(mg.random, "_read", lambda node: looked.append(node) or read(node))
+    draws = [generator.bits((5,)) for _ in range(3)]
+    generator.seed(3)
+    assert generator.bits((5,)).tolist() == draws[0].tolist()
+    assert not looked
+    generator.state().assign(mg.tensor([3, 2]))
+    assert generator.bits((5,)).tolist() == draws[1].tolist()
+    assert len(looked) == 1
+
+
 def test_draws_do_not_pile_up():
     generator = Generator(0)
     for _ in range(100):
