@@ -170,8 +170,9 @@ class TestNothingWaits:
     @pytest.mark.parametrize("compiled", [False, True])
     def test_in_a_training_step(self, host: HostRuntime, compiled: bool) -> None:
         model = layers.Sequential(
-            layers.Flatten(), layers.Linear(128, 16), layers.ReLU(), layers.Linear(16, 4)
-        ).to("cuda")
+            layers.Flatten(), layers.Linear(128, 16), layers.BatchNorm1d(16), layers.ReLU(),
+            layers.Dropout(0.5), layers.Linear(16, 4),
+        ).to("cuda")  # fmt: skip
         optimizer = mg.optim.Adam(model.parameters(), lr=0.01)
 
         def step(x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:

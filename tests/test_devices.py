@@ -78,6 +78,7 @@ assert y.to("cuda").sum().item() == 54.0
 assert mg.asarray(bytearray(b"ab"), device="cuda").tolist() == [97, 98]
 assert mg.asarray(bytearray(b"ab"), device="cpu").tolist() == [97, 98]
 assert mg.tensor([1, 2], device="cpu").tolist() == [1, 2]
+assert sorted(mg.random.permutation(3).tolist()) == [0, 1, 2]
 """,
     )
 
