@@ -25,6 +25,7 @@ import nvrtc
 
 from minigrad.backend.cuda import prelude, runtime
 from minigrad.backend.cuda.kernel import Kernel
+from minigrad.backend.cuda.loans import Loans
 from minigrad.backend.debug import for_purpose
 from minigrad.errors import DeviceError
 
@@ -334,6 +335,12 @@ class Pinned:
         self.view = memoryview(self._block).cast("B")
 
 
+class Event:
+    """Everything happens at once."""
+
+    done = True
+
+
 class HostRuntime:
     """The interface of `runtime.Runtime`, computed here, at once."""
 
@@ -346,9 +353,11 @@ class HostRuntime:
         self._recording: list[Callable[[], None]] | None = None
         self.log: list[str] = []  # "launch NAME", "replay", "upload", "download", "synchronize"
         self.synchronizations = 0
+        self.loans = Loans(self)
         scheduler()
 
     def allocate(self, nbytes: int, purpose: str = "") -> Memory:
+        self.loans.settle()
         if self.held + nbytes > MEMORY_LIMIT:
             raise DeviceError(
                 f"cuda:{self.index}: out of memory: asked for {nbytes} bytes{for_purpose(purpose)} "
@@ -394,12 +403,16 @@ class HostRuntime:
         assert self._recording is None, "the host waits for the device inside a graph"
         self.synchronizations += 1
         self.log.append("synchronize")
+        self.loans.settle()
 
     def wait_for_stream(self, pointer: int) -> None:
         self.log.append(f"wait for {pointer}")
 
     def hold_stream(self, pointer: int) -> None:
         self.log.append(f"hold {pointer}")
+
+    def record(self) -> Event:
+        return Event()
 
     def load(self, kernels: Iterable[Kernel]) -> None:
         missing = [k for k in dict.fromkeys(kernels) if k.entry not in self._functions]
@@ -437,7 +450,8 @@ class HostRuntime:
         assert self._recording is None
         self._recording = []
         try:
-            run()
+            with self.loans.paused:
+                run()
             return self._recording
         finally:
             self._recording = None
@@ -472,4 +486,5 @@ def install() -> None:
 
     runtime.why_unusable = why_unusable
     runtime.device_count = lambda: 1
+    runtime.device_of = lambda address: 0
     runtime.runtimes = only

@@ -21,6 +21,7 @@ from typing import Any
 
 from minigrad.backend.cuda import compiler
 from minigrad.backend.cuda.kernel import Kernel
+from minigrad.backend.cuda.loans import Loans
 from minigrad.backend.debug import announce, for_purpose
 from minigrad.errors import DeviceError
 
@@ -48,6 +49,20 @@ def device_count() -> int:
     import cupy
 
     return cupy.cuda.runtime.getDeviceCount()
+
+
+def device_of(address: int) -> int:
+    """The GPU that memory belongs to.
+
+    Raises:
+        DeviceError: none; the host's memory that CUDA does not know of.
+    """
+    import cupy
+
+    index = cupy.cuda.runtime.pointerGetAttributes(address).device
+    if index < 0:
+        raise DeviceError(f"cuda: expected memory of a GPU, got the host's address {address:#x}.")
+    return index
 
 
 class Memory:
@@ -92,6 +107,7 @@ class Runtime:
         # Pinned blocks whose copy may not have happened yet, oldest first: (event, block).
         self._in_flight: deque[tuple[Any, Pinned]] = deque()
         self.synchronizations = 0  # times the host waited for the device; tests read it
+        self.loans = Loans(self)
 
     @property
     def stream_pointer(self) -> int:
@@ -108,6 +124,7 @@ class Runtime:
         """
         if not nbytes:
             return Memory(None, 0)
+        self.loans.settle()
         try:
             with self._device, self.stream:
                 return Memory(self._pool.malloc(nbytes), nbytes)
@@ -201,18 +218,27 @@ class Runtime:
     def synchronize(self) -> None:
         """Wait until all that was launched has finished."""
         self.synchronizations += 1
+        self.loans.settle()
         self.stream.synchronize()
+        self.loans.settle()  # what the first call marked is done now
 
     def wait_for_stream(self, pointer: int) -> None:
         """What is launched from now on waits for what another library's stream holds now."""
         with self._device:
-            event = self._cupy.cuda.ExternalStream(pointer).record()
+            event = self._cupy.cuda.Event(disable_timing=True)
+            self._api.eventRecord(event.ptr, pointer)
             self.stream.wait_event(event)
 
     def hold_stream(self, pointer: int) -> None:
         """Another library's stream waits for what was launched up to now."""
+        event = self.record()
         with self._device:
-            self._cupy.cuda.ExternalStream(pointer).wait_event(self.stream.record())
+            self._api.streamWaitEvent(pointer, event.ptr)
+
+    def record(self) -> Any:
+        """An event that is `done` when all that was launched up to now has finished."""
+        with self._device:
+            return self.stream.record(self._cupy.cuda.Event(disable_timing=True))
 
     # --- kernels ---------------------------------------------------------------------------------
 
@@ -240,7 +266,7 @@ class Runtime:
 
     def captured(self, run: Callable[[], None]) -> Any:
         """A graph of everything that `run` launches, which is not run: see `replay`."""
-        with self._device, self.stream:
+        with self.loans.paused, self._device, self.stream:
             self.stream.begin_capture()
             try:
                 run()
