@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from minigrad import ops
-from minigrad.device import Device, as_device, backend_of
+from minigrad.device import Device, as_device, backend_of, cpu
 from minigrad.dtype import DType, as_dtype, float32, float64, int64, of_scalar, promote
 from minigrad.encoding import encode
 from minigrad.functions.arguments import as_shape, as_type, constant, expand_to, node_of, number
@@ -51,9 +51,10 @@ def tensor(
 
     Args:
         data: a number, nested lists, a Tensor, or anything that offers the buffer protocol,
-            `__array_interface__` or DLPack.
+            `__array_interface__`, `__cuda_array_interface__` or DLPack.
         dtype: by default the data's own; Python floats give float32, ints int64, bools bool.
-        device: by default a Tensor's own, else `default_device()`.
+        device: by default that of a Tensor or of another library's array on a GPU, else
+            `default_device()`.
         requires_grad: make it a point at which derivatives are taken.
 
     Raises:
@@ -76,6 +77,7 @@ def asarray(
 
     Memory can be shared when it is contiguous, in the host's byte order, of a dtype of ours, and
     on `device`. Do not write to it afterwards: tensors computed from it may or may not follow.
+    On a GPU, what the other library has launched on it comes first; nobody waits for that.
 
     Args:
         obj: as for `tensor`.
@@ -115,7 +117,7 @@ def _node_from(
         return _from_lists(where, data, target, _usable(device), copy)
     else:
         node = interchange.from_object(where, data, copy)
-        if device is None:
+        if device is None and node.device == cpu:  # data of the host, and no choice of a device
             device = as_device(None)
     place = node.device if device is None else as_device(device, where)
     target = target or node.dtype

@@ -74,6 +74,16 @@ def backend_of(device: Device, computing: bool = False) -> Any:
     return _module(device.type).device(device.index)
 
 
+def device_at(kind: str, address: int) -> Device:
+    """The device of a kind that memory belongs to.
+
+    Raises:
+        DeviceError: such devices cannot be used here, or it is none of theirs.
+    """
+    _check(kind)
+    return Device(kind, _module(kind).index_of(address))
+
+
 @cache
 def _check(kind: str, computing: bool = True) -> None:
     reason = why_unusable(kind, computing)

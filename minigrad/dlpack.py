@@ -19,14 +19,16 @@ from ctypes import (
 from typing import Any
 
 from minigrad.backend.launch import contiguous_strides
+from minigrad.device import Device, cpu
 from minigrad.dtype import ALL, DType, bfloat16
 
-DEVICE_TYPES = {"cpu": 1, "cuda": 2}
-HOST_DEVICE_TYPES = (1, 3, 11)  # CPU, and memory pinned for CUDA or ROCm
+_DEVICE_TYPES = {"cpu": 1, "cuda": 2}
+_HOST = (1, 3, 11)  # CPU, and memory pinned for CUDA or ROCm
+_CUDA = (2, 13)  # and memory that CUDA moves by itself
 _CODES = {"int": 0, "uint": 1, "float": 2, "bool": 6}
 # (code, bits, lanes); bfloat16 has a code of its own
 _TYPES = {d: (_CODES[d.kind], 8 * d.itemsize, 1) for d in ALL} | {bfloat16: (4, 16, 1)}
-_READ_ONLY = 1
+_READ_ONLY, _IS_COPIED = 1, 2
 _NAMES = {False: b"dltensor", True: b"dltensor_versioned"}
 _USED = {False: b"used_dltensor", True: b"used_dltensor_versioned"}
 
@@ -98,19 +100,33 @@ def _destroy(capsule: int) -> None:
             _exported.pop(_get_pointer(capsule, name), None)
 
 
+def number_of(device: Device) -> tuple[int, int]:
+    """DLPack's (device type, index)."""
+    return _DEVICE_TYPES[device.type], device.index
+
+
+def device_of(kind: int, index: int) -> Device | None:
+    """The device for DLPack's device type and index, None when there is none."""
+    if kind in _HOST:
+        return cpu
+    return Device("cuda", index) if kind in _CUDA else None
+
+
 def export(
-    values: memoryview, shape: tuple[int, ...], dtype: DType, device: tuple[int, int],
-    versioned: bool, read_only: bool,
+    address: int, owner: object, shape: tuple[int, ...], dtype: DType, device: Device,
+    versioned: bool, copied: bool,
 ) -> Any:  # fmt: skip
-    """A capsule on row-major memory, which lives until the consumer is done."""
+    """A capsule on row-major memory, whose `owner` is held until the consumer is done.
+
+    It is marked as read-only unless it was `copied` for the consumer, where the version allows.
+    """
     ndim = len(shape)
     extents = (c_int64 * max(ndim, 1))(*shape)
     steps = (c_int64 * max(ndim, 1))(*contiguous_strides(shape))
     managed = _ManagedVersioned() if versioned else _Managed()
-    memory = (ctypes.c_char * values.nbytes).from_buffer(values) if values.nbytes else None
     managed.tensor = DLTensor(
-        addressof(memory) if memory is not None else None,
-        _Device(*device),
+        address if 0 not in shape else None,
+        _Device(*number_of(device)),
         ndim,
         _DataType(*_TYPES[dtype]),
         extents,
@@ -120,10 +136,10 @@ def export(
     managed.deleter = ctypes.cast(_delete, c_void_p)
     if versioned:
         managed.major, managed.minor = 1, 0
-        managed.flags = _READ_ONLY if read_only else 0
-    address = addressof(managed)
-    _exported[address] = (managed, extents, steps, memory)
-    return _capsule_new(address, _NAMES[versioned], ctypes.cast(_destroy, c_void_p))
+        managed.flags = _IS_COPIED if copied else _READ_ONLY
+    place = addressof(managed)
+    _exported[place] = (managed, extents, steps, owner)
+    return _capsule_new(place, _NAMES[versioned], ctypes.cast(_destroy, c_void_p))
 
 
 class Import:

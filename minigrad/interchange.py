@@ -1,18 +1,20 @@
 """Arrays of other libraries in and out: buffer protocol, array interfaces, DLPack.
 
-Contiguous host memory is shared, and its owner kept alive; other layouts are copied into row-major
-order.
+A backend owns memory at addresses, and says how its work is ordered with other libraries'. Dense
+memory is shared, and its owner kept alive; other layouts are copied into row-major order, where
+they are.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+import weakref
 from typing import TYPE_CHECKING, Any, cast
 
 from minigrad import dlpack
 from minigrad.backend.launch import contiguous_strides
-from minigrad.device import Device, backend_of, cpu
+from minigrad.device import Device, backend_of, cpu, cuda, device_at
 from minigrad.dtype import ALL, BY_TYPESTR, DType
 from minigrad.errors import DeviceError
 from minigrad.graph import Node, Shape, leaf
@@ -28,33 +30,42 @@ _NO_CODE = (
     "library, or astype('float32') where it is computed with."
 )
 
+# Tensor (by id) -> what holds the buffers whose addresses it has given away, by the buffers' ids.
+_pointed_at: dict[int, dict[int, object]] = {}
+
+
+# In
+
 
 def from_object(where: str, obj: Any, copy: bool | None) -> Node:
-    """A node of another library's array, in host memory unless DLPack says otherwise."""
+    """A node of another library's array, on the device that it is on."""
     interface = getattr(obj, "__array_interface__", None)
     if interface is not None:
         return _from_array_interface(where, obj, interface, copy)
-    if getattr(obj, "__cuda_array_interface__", None) is not None and not hasattr(
-        obj, "__dlpack__"
-    ):
-        _require_cuda(where)
+    # DLPack first: it has bfloat16, and PyTorch's __cuda_array_interface__ names no stream.
     if hasattr(obj, "__dlpack__"):
         return from_dlpack(where, obj, copy)
+    interface = getattr(obj, "__cuda_array_interface__", None)
+    if interface is not None:
+        return _from_cuda_array_interface(where, obj, interface, copy)
     try:
         view = memoryview(obj)
     except TypeError:
         raise TypeError(
             f"{where}: expected numbers, nested lists or an array, got {type(obj).__name__}. It "
-            "offers neither the buffer protocol nor __array_interface__ nor DLPack."
+            "offers neither the buffer protocol nor an array interface nor DLPack."
         ) from None
     return _from_buffer(where, view, copy)
 
 
-def _require_cuda(where: str) -> None:
-    from minigrad.device import why_unusable
-
-    reason = why_unusable("cuda") or "this backend does not read __cuda_array_interface__ yet"
-    raise DeviceError(f"{where}: expected data in host memory, got a GPU array: {reason}.")
+def _backend(where: str, device: Device) -> Any:
+    """The backend of the device that another library's array is on."""
+    try:
+        return backend_of(device)
+    except DeviceError as error:
+        raise DeviceError(
+            f"{where}: expected an array where it can be used, got one on {device}: {error}"
+        ) from None
 
 
 def _unknown_dtype(where: str, got: str) -> TypeError:
@@ -89,77 +100,103 @@ def _refuse(where: str, copy: bool | None, got: str) -> None:
 def _from_array_interface(
     where: str, obj: Any, interface: dict[str, Any], copy: bool | None
 ) -> Node:
-    shape = tuple(int(n) for n in interface["shape"])
+    data = interface.get("data")
+    if type(data) is tuple:
+        return _from_pointer(where, obj, interface, cpu, copy)
+    # a buffer, or None: the object itself is one
+    shape, dtype = _described(where, interface)
+    view = memoryview(obj if data is None else data)
+    if interface.get("strides") is not None or interface.get("offset"):
+        raise TypeError(f"{where}: expected a contiguous buffer in __array_interface__.")
+    node = _from_buffer(where, view.cast("B") if view.nbytes else view, copy)
+    return leaf(node.storage, shape, dtype, cpu)
+
+
+def _from_cuda_array_interface(
+    where: str, obj: Any, interface: dict[str, Any], copy: bool | None
+) -> Node:
+    """Versions 0 to 3: what the array's own stream holds now comes before what we launch."""
+    _backend(where, cuda)
+    device = device_at("cuda", interface["data"][0])
+    stream = interface.get("stream")
+    if stream is not None:
+        _backend(where, device).wait_for(where, stream)
+    return _from_pointer(where, obj, interface, device, copy)
+
+
+def _described(where: str, interface: dict[str, Any]) -> tuple[Shape, DType]:
+    """What both array interfaces spell alike."""
+    if interface.get("mask") is not None:
+        raise TypeError(f"{where}: expected an array without a mask, got a masked one. Fill it.")
     dtype = BY_TYPESTR.get(interface["typestr"])
     if dtype is None:
         raise _unknown_dtype(where, f"the type {interface['typestr']!r}")
-    data = interface.get("data")
-    if type(data) is not tuple:  # a buffer, or None: the object itself is one
-        view = memoryview(obj if data is None else data)
-        if interface.get("strides") is not None or interface.get("offset"):
-            raise TypeError(f"{where}: expected a contiguous buffer in __array_interface__.")
-        node = _from_buffer(where, view.cast("B") if view.nbytes else view, copy)
-        return leaf(node.storage, shape, dtype, cpu)
-    strides = interface.get("strides")
-    address = cast("tuple[int, bool]", data)[0]
-    return from_memory(where, address, shape, strides, dtype, obj, copy)
+    return tuple(int(n) for n in interface["shape"]), dtype
+
+
+def _from_pointer(
+    where: str, obj: Any, interface: dict[str, Any], device: Device, copy: bool | None
+) -> Node:
+    shape, dtype = _described(where, interface)
+    address = cast("tuple[int, bool]", interface["data"])[0]
+    return from_memory(where, address, shape, interface.get("strides"), dtype, obj, copy, device)
 
 
 def from_memory(
     where: str, address: int, shape: Shape, strides: tuple[int, ...] | None, dtype: DType,
-    owner: object, copy: bool | None,
+    owner: object, copy: bool | None, device: Device = cpu,
 ) -> Node:  # fmt: skip
-    """A node of host memory with `strides` in bytes (None: row-major)."""
+    """A node of memory on a device with `strides` in bytes (None: row-major)."""
     nbytes = math.prod(shape) * dtype.itemsize
-    backend = backend_of(cpu)
+    backend = _backend(where, device)
     if nbytes == 0:
-        return leaf(backend.allocate(0), shape, dtype, cpu)
+        return leaf(backend.allocate(0), shape, dtype, device)
     dense = tuple(s * dtype.itemsize for s in contiguous_strides(shape))
-    is_dense = strides is None or all(
-        n == 1 or s == d for n, s, d in zip(shape, strides, dense, strict=True)
-    )
-    if is_dense:
-        # Kernels load whole elements; memory that is not aligned to them is copied.
-        if not copy and address % dtype.itemsize == 0:
-            return leaf(backend.borrow(address, nbytes, owner), shape, dtype, cpu)
+    if strides is None:
+        strides = dense
+    # What the stride of a single element is means nothing.
+    strides = tuple(s if n > 1 else d for n, s, d in zip(shape, strides, dense, strict=True))
+    if strides != dense:
+        _refuse(where, copy, f"strides {strides} for shape {shape}")
+        storage = backend.packed(address, shape, strides, dtype, owner)
+    elif not copy and address % dtype.itemsize == 0:
+        storage = backend.borrow(address, nbytes, owner)
+    else:  # kernels load whole elements, so memory that is not aligned to them is copied
         _refuse(where, copy, "unaligned memory")
-        return leaf(backend.copy_from_address(address, nbytes), shape, dtype, cpu)
-    assert strides is not None
-    _refuse(where, copy, f"strides {tuple(strides)} for shape {shape}")
-    packed = memoryview(bytearray(nbytes))
-    _gather(packed, address, shape, tuple(strides), dtype)
-    return leaf(backend.from_bytes(packed), shape, dtype, cpu)
+        storage = backend.copy_from_address(address, nbytes, owner)
+    return leaf(storage, shape, dtype, device)
 
 
-def _gather(
-    target: Any, address: int, shape: Shape, strides: tuple[int, ...], dtype: DType
-) -> None:
-    """Copy strided memory into row-major order, one slice of memoryviews per run."""
-    size = dtype.itemsize
-    # The longest axis is copied by slicing; Python only loops over the others.
-    inner = max(range(len(shape)), key=lambda a: shape[a])
-    outer = [a for a in range(len(shape)) if a != inner]
-    dense = contiguous_strides(shape)
-    n, step = shape[inner], strides[inner]
-    by_slice = step != 0 and step % size == 0
-    word = {1: "B", 2: "H", 4: "I", 8: "Q"}[size]  # whatever it means: it is only copied
-    elements = target.cast(word)
-    for position in range(math.prod(shape[a] for a in outer)):
-        start, place = address, 0
-        for a in reversed(outer):
-            position, i = divmod(position, shape[a])
-            start += i * strides[a]
-            place += i * dense[a]
-        if by_slice:
-            span = (n - 1) * abs(step) + size
-            low = min(start, start + (n - 1) * step)
-            source: Any = memoryview((ctypes.c_char * span).from_address(low)).cast("B")
-            row = source.cast(word)[:: step // size]  # a negative step starts at the end
-            elements[place : place + (n - 1) * dense[inner] + 1 : dense[inner]] = row
-        else:
-            for i in range(n):
-                at = (place + i * dense[inner]) * size
-                target[at : at + size] = ctypes.string_at(start + i * step, size)
+def from_dlpack(where: str, obj: Any, copy: bool | None) -> Node:
+    """A node of another library's DLPack export."""
+    kind, index = obj.__dlpack_device__()
+    device = dlpack.device_of(int(kind), int(index))
+    if device is None:
+        raise DeviceError(
+            f"{where}: expected an array of the host or of a CUDA GPU, got one on DLPack's device "
+            f"type {int(kind)}. Copy it to the host first."
+        )
+    found = dlpack.consume(_capsule(where, obj, _backend(where, device)))
+    dtype = dlpack.dtype_of(found.tensor.dtype)
+    if dtype is None:
+        t = found.tensor.dtype
+        raise _unknown_dtype(where, f"the DLPack type {t.code}, {t.bits} bits, {t.lanes} lanes")
+    return from_memory(
+        where, found.address, found.shape, found.strides_in_bytes(), dtype, found, copy, device
+    )
+
+
+def _capsule(where: str, obj: Any, backend: Any) -> Any:
+    """What the object exports, for use on our stream."""
+    ordered = {} if backend.stream is None else {"stream": backend.stream}
+    for options in ({"max_version": (1, 0), **ordered}, ordered):
+        try:
+            return obj.__dlpack__(**options)
+        except TypeError:  # the object is from before DLPack 1.0, or before streams
+            continue
+    capsule = obj.__dlpack__()
+    backend.wait_for(where, None)
+    return capsule
 
 
 def unshared(x: Node) -> Node:
@@ -169,9 +206,12 @@ def unshared(x: Node) -> Node:
     storage = x.storage
     if storage is None or getattr(storage, "owner", None) is None or capturing():
         return x
-    backend = backend_of(x.device)
     nbytes = x.size * x.dtype.itemsize
-    return leaf(backend.from_bytes(backend.to_bytes(storage, nbytes)), x.shape, x.dtype, x.device)
+    own = backend_of(x.device).copy_from_address(storage.address, nbytes, storage)
+    return leaf(own, x.shape, x.dtype, x.device)
+
+
+# Out
 
 
 def array_interface(x: Tensor) -> dict[str, Any]:
@@ -179,14 +219,61 @@ def array_interface(x: Tensor) -> dict[str, Any]:
     when the tensor comes to name another value."""  # noqa: D205, D209
     from minigrad.execution import export_bytes
 
-    if x.device != cpu:
+    found = _description("__array_interface__", x, cpu)
+    return {**found, "data": export_bytes(x).toreadonly()}
+
+
+def cuda_array_interface(x: Tensor) -> dict[str, Any]:
+    """The CUDA array interface, version 3.
+
+    Consumers keep the tensor, which may come to name another value; so the memory is kept as long
+    as the tensor. It is not marked as read-only, since PyTorch refuses that.
+    """
+    where = "__cuda_array_interface__"
+    found = _description(where, x, cuda)
+    _refuse_gradient(where, x)
+    storage, backend = _computed(x), backend_of(x.device)
+    # For those that do not look at `stream`, as PyTorch does not, and use the default one.
+    backend.hold(where, None)
+    _hold_with(x, storage)
+    address = storage.address if x.size else 0
+    return {**found, "strides": None, "data": (address, False), "stream": backend.stream}
+
+
+def _description(where: str, x: Tensor, place: Device) -> dict[str, Any]:
+    """What an array interface says without computing; the protocol is for one kind of device."""
+    if x.device.type != place.type:
         raise AttributeError(
-            f"__array_interface__: expected a tensor on cpu, got {x.device}. Use to('cpu')."
+            f"{where}: expected a tensor on {place.type}, got {x.device}. Use to('{place.type}')."
         )
     if x.dtype.typestr is None:
-        raise AttributeError(f"__array_interface__: {_NO_CODE.format(x.dtype.name)}")
-    values = export_bytes(x).toreadonly()
-    return {"version": 3, "shape": x.shape, "typestr": x.dtype.typestr, "data": values}
+        raise AttributeError(f"{where}: {_NO_CODE.format(x.dtype.name)}")
+    return {"version": 3, "shape": x.shape, "typestr": x.dtype.typestr}
+
+
+def _refuse_gradient(where: str, x: Tensor) -> None:
+    if x.requires_grad:
+        raise BufferError(
+            f"{where}: expected a tensor without gradient, got one that needs it. Use detach()."
+        )
+
+
+def _computed(x: Tensor) -> Any:
+    """The buffer that holds the values, on the device."""
+    from minigrad.execution import compute
+
+    compute([x.node])
+    return x.node.storage
+
+
+def _hold_with(x: Tensor, storage: Any) -> None:
+    """Keep a buffer as long as a tensor."""
+    held = _pointed_at.get(id(x))
+    if held is None:
+        held = _pointed_at[id(x)] = {}
+        weakref.finalize(x, _pointed_at.pop, id(x), None).atexit = False
+    if id(storage) not in held:
+        held[id(storage)] = backend_of(x.device).lend(storage)
 
 
 def buffer(x: Tensor) -> memoryview:
@@ -201,48 +288,29 @@ def buffer(x: Tensor) -> memoryview:
 
 def dlpack_device(device: Device) -> tuple[int, int]:
     """DLPack's number for a device."""
-    return dlpack.DEVICE_TYPES[device.type], device.index
+    return dlpack.number_of(device)
 
 
 def to_dlpack(
-    x: Tensor, stream: Any = None, max_version: tuple[int, int] | None = None,
+    x: Tensor, stream: int | None = None, max_version: tuple[int, int] | None = None,
     dl_device: tuple[int, int] | None = None, copy: bool | None = None,
 ) -> Any:  # fmt: skip
     """A capsule that shares the values; read-only, where the consumer's version can say so."""
-    from minigrad.execution import export_bytes
-
-    if x.requires_grad:
-        raise BufferError(
-            "__dlpack__: expected a tensor without gradient, got one that needs it. Use detach()."
-        )
+    where = "__dlpack__"
+    _refuse_gradient(where, x)
     here = dlpack_device(x.device)
-    if dl_device is not None and tuple(dl_device) != here:
-        raise BufferError(f"__dlpack__: expected device {here}, got {dl_device}. Use to() first.")
-    if stream is not None and x.device == cpu:
-        raise BufferError("__dlpack__: expected stream None for host memory, got one.")
-    if x.device != cpu:
-        raise BufferError(f"__dlpack__: expected a tensor on cpu, got {x.device}.")
-    values = export_bytes(x)
-    if copy:
-        values = memoryview(bytearray(values))
+    there = here if dl_device is None else (int(dl_device[0]), int(dl_device[1]))
+    if there not in (here, dlpack_device(cpu)) or (there != here and copy is False):
+        raise BufferError(f"{where}: expected device {here}, got {there}. Use to() first.")
+    moved = there != here
+    if moved:
+        x = x.to(cpu)
+    storage, backend = _computed(x), backend_of(x.device)
+    if copy and not moved:
+        storage = backend.copy_from_address(storage.address, x.size * x.dtype.itemsize, storage)
+    backend.hold(where, stream)
     versioned = max_version is not None and max_version[0] >= 1
-    return dlpack.export(values, x.shape, x.dtype, here, versioned, read_only=not copy)
-
-
-def from_dlpack(where: str, obj: Any, copy: bool | None) -> Node:
-    """A node of another library's DLPack export."""
-    kind, _ = obj.__dlpack_device__()
-    if kind not in dlpack.HOST_DEVICE_TYPES:
-        _require_cuda(where)
-    try:
-        capsule = obj.__dlpack__(max_version=(1, 0))
-    except TypeError:  # before DLPack 1.0
-        capsule = obj.__dlpack__()
-    found = dlpack.consume(capsule)
-    dtype = dlpack.dtype_of(found.tensor.dtype)
-    if dtype is None:
-        t = found.tensor.dtype
-        raise _unknown_dtype(where, f"the DLPack type {t.code}, {t.bits} bits, {t.lanes} lanes")
-    return from_memory(
-        where, found.address, found.shape, found.strides_in_bytes(), dtype, found, copy
+    owner = backend.lend(storage)
+    return dlpack.export(
+        storage.address, owner, x.shape, x.dtype, x.device, versioned, copied=bool(copy) or moved
     )

@@ -254,13 +254,20 @@ class Tensor(Handle):
     # Devices and other libraries
 
     def to(self, device: Device | str) -> Tensor:
-        """The values on `device`; self when they are there already."""
+        """The values on `device`; self when they are there already.
+
+        From one GPU to another they do not pass through the host.
+        """
+        from minigrad.execution import compute
+
         target = as_device(device, "to")
         node = self._node
         if target == node.device:
             return self
         backend = backend_of(target)
-        storage = backend.from_bytes(self._values())
+        compute([node])
+        nbytes = node.size * node.dtype.itemsize
+        storage = backend.receive(backend_of(node.device), node.storage, nbytes)
         moved = leaf(storage, node.shape, node.dtype, target, needs_grad=self._is_leaf)
         return Tensor(moved, requires_grad=self._is_leaf)
 
@@ -285,8 +292,36 @@ class Tensor(Handle):
 
         return buffer(self)
 
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """The values for CuPy, Numba and others on the same GPU: shared, not to be written to.
+
+        They stay where they are as long as this tensor exists, even when it is assigned another
+        value; `detach()` gives a tensor for each export, and `from_dlpack` of the other library
+        does without.
+
+        Raises:
+            AttributeError: on another device than a GPU, or bfloat16, which has no code.
+            BufferError: the tensor requires a gradient.
+        """
+        from minigrad.interchange import cuda_array_interface
+
+        return cuda_array_interface(self)
+
     def __dlpack__(self, **options: Any) -> Any:
-        """A DLPack capsule that shares the values."""
+        """A DLPack capsule that shares the values; nobody waits for them to be computed.
+
+        Args:
+            options: `stream`, `max_version`, `dl_device` and `copy` as the Array API has them:
+                a stream of the consumer's waits for ours on a GPU (None or 1: the legacy default
+                stream, 2: the per-thread default stream, -1: none), and `dl_device=(1, 0)` gives
+                a copy in the host's memory.
+
+        Raises:
+            BufferError: the tensor requires a gradient, the device is another one, or a stream is
+                given for host memory.
+            ValueError: `stream` is 0.
+        """
         from minigrad.interchange import to_dlpack
 
         return to_dlpack(self, **options)

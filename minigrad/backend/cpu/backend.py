@@ -10,6 +10,7 @@ from minigrad.backend.batches import Assembly
 from minigrad.backend.cpu.batches import BatchStage
 from minigrad.backend.cpu.driver import num_threads
 from minigrad.backend.cpu.memory import BorrowedBuffer, Buffer, copy_in, view
+from minigrad.backend.cpu.packing import packed
 
 # What a core moves to or from memory in the time of a vectorized addition, for each element of it.
 addition_bytes = 0.3
@@ -26,6 +27,11 @@ def why_unusable(computing: bool = True) -> str | None:
 def device(index: int) -> Any:
     """The one CPU: this module."""
     return sys.modules[__name__]
+
+
+def index_of(address: int) -> int:
+    """The device that memory belongs to."""
+    return 0
 
 
 def allocate(nbytes: int, purpose: str = "") -> Buffer:
@@ -45,8 +51,8 @@ def borrow(address: int, nbytes: int, owner: object) -> Buffer:
     return BorrowedBuffer(address, nbytes, owner)
 
 
-def copy_from_address(address: int, nbytes: int) -> Buffer:
-    """A copy of raw memory."""
+def copy_from_address(address: int, nbytes: int, owner: object) -> Buffer:
+    """A copy of memory that `owner` keeps alive."""
     buffer = Buffer(nbytes)
     copy_in(buffer, address, nbytes)
     return buffer
@@ -55,6 +61,32 @@ def copy_from_address(address: int, nbytes: int) -> Buffer:
 def to_bytes(buffer: Buffer, nbytes: int) -> memoryview:
     """The buffer's first `nbytes` bytes, shared, format "B"."""
     return view(buffer, nbytes)
+
+
+def receive(source: Any, buffer: Any, nbytes: int) -> Buffer:
+    """A copy of a buffer of another backend's."""
+    return from_bytes(source.to_bytes(buffer, nbytes))
+
+
+# Other libraries: the host's memory has no streams.
+
+stream = None  # what we launch on, as a number for them
+
+
+def wait_for(where: str, stream: int | None) -> None:
+    """What is launched from now on comes after what a stream of theirs holds."""
+    if stream is not None:
+        raise BufferError(f"{where}: expected stream None for host memory, got {stream!r}.")
+
+
+def hold(where: str, stream: int | None) -> None:
+    """What a stream of theirs gets from now on comes after what we have launched."""
+    wait_for(where, stream)
+
+
+def lend(buffer: Buffer) -> object:
+    """What to hold on to while another library uses a buffer."""
+    return buffer
 
 
 def synchronize() -> None:
@@ -89,10 +121,17 @@ __all__ = [
     "device",
     "executable",
     "from_bytes",
+    "hold",
     "host_readable",
+    "index_of",
+    "lend",
     "library",
     "num_threads",
+    "packed",
+    "receive",
+    "stream",
     "synchronize",
     "to_bytes",
+    "wait_for",
     "why_unusable",
 ]

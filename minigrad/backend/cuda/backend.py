@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from minigrad.backend.batches import Assembly
 from minigrad.backend.cuda import runtime
-from minigrad.backend.cuda.memory import BorrowedBuffer, Buffer
+from minigrad.backend.cuda.loans import LEGACY_STREAM
+from minigrad.backend.cuda.memory import BorrowedBuffer, Buffer, Lent
+from minigrad.dtype import DType
 
 
 def why_unusable(computing: bool = True) -> str | None:
@@ -20,6 +23,11 @@ def why_unusable(computing: bool = True) -> str | None:
 def device(index: int) -> Backend:
     """One GPU."""
     return Backend(index)
+
+
+def index_of(address: int) -> int:
+    """The GPU that memory belongs to, 0 for no memory."""
+    return runtime.device_of(address) if address else 0
 
 
 class Backend:
@@ -49,11 +57,28 @@ class Backend:
         """Memory of another object, shared, not copied; `owner` is kept alive."""
         return BorrowedBuffer(self.runtime, address, nbytes, owner)
 
-    def copy_from_address(self, address: int, nbytes: int) -> Buffer:
-        """A copy of device memory."""
-        buffer = Buffer(self.runtime, nbytes)
-        self.runtime.copy(buffer.address, address, nbytes)
-        return buffer
+    def copy_from_address(self, address: int, nbytes: int, owner: object) -> Buffer:
+        """A copy of device memory that `owner` keeps alive."""
+        return self.borrow(address, nbytes, owner).copied()
+
+    def packed(
+        self, address: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: DType,
+        owner: object,
+    ) -> Buffer:  # fmt: skip
+        """A row-major copy of memory with `strides` in bytes, which `owner` keeps alive."""
+        from minigrad.backend.cuda.packing import packed
+
+        return packed(self, address, shape, strides, dtype, owner)
+
+    def receive(self, source: Any, buffer: Any, nbytes: int) -> Buffer:
+        """A copy of a buffer of another backend's; from GPU to GPU without the host."""
+        if not isinstance(source, Backend):
+            return self.from_bytes(source.to_bytes(buffer, nbytes))
+        copy = Buffer(self.runtime, nbytes)
+        source.runtime.hold_stream(self.runtime.stream_pointer)
+        self.runtime.copy(copy.address, buffer.address, nbytes)
+        self.runtime.hold_stream(source.runtime.stream_pointer)  # before it reuses the memory
+        return copy
 
     def to_bytes(self, buffer: Buffer, nbytes: int) -> memoryview:
         """A copy of the buffer's first `nbytes` bytes, format "B".
@@ -64,6 +89,41 @@ class Backend:
         data = self.runtime.download(buffer.address, nbytes)
         self._check()
         return data
+
+    # Other libraries. They number streams as DLPack and the CUDA array interface do.
+
+    @property
+    def stream(self) -> int:
+        """What we launch on, as a number for them."""
+        return self.runtime.stream_pointer
+
+    def wait_for(self, where: str, stream: int | None) -> None:
+        """What is launched from now on comes after what a stream of theirs holds.
+
+        Args:
+            where: for errors.
+            stream: the handle; 1 or None is the legacy default stream, 2 the per-thread default
+                stream, -1 none, whose order is not our concern.
+
+        Raises:
+            ValueError: another number, such as 0, which some take for 1 and others for 2.
+        """
+        handle = _handle(where, stream)
+        if handle is not None:
+            self.runtime.wait_for_stream(handle)
+
+    def hold(self, where: str, stream: int | None) -> None:
+        """What a stream of theirs gets from now on comes after what we have launched.
+
+        Arguments and errors as for `wait_for`.
+        """
+        handle = _handle(where, stream)
+        if handle is not None:
+            self.runtime.hold_stream(handle)
+
+    def lend(self, buffer: Buffer) -> object:
+        """What to hold on to while another library uses a buffer."""
+        return Lent(buffer)
 
     def synchronize(self) -> None:
         """Wait until everything launched has finished. Raises as `to_bytes`."""
@@ -105,4 +165,15 @@ class Backend:
         return BatchStage(self, assembly)
 
 
-__all__: Sequence[str] = ["Backend", "device", "why_unusable"]
+def _handle(where: str, stream: int | None) -> int | None:
+    """CUDA's handle for a number of DLPack's, None for no stream."""
+    handle = LEGACY_STREAM if stream is None else operator.index(stream)
+    if handle == 0 or handle < -1:
+        raise ValueError(
+            f"{where}: expected a stream's handle, 1 (the legacy default stream), 2 (the "
+            f"per-thread default stream) or -1 (no order), got {stream}."
+        )
+    return None if handle == -1 else handle
+
+
+__all__: Sequence[str] = ["Backend", "device", "index_of", "why_unusable"]

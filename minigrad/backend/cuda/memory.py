@@ -49,3 +49,19 @@ class BorrowedBuffer(Buffer):
     def __init__(self, runtime: Any, address: int, nbytes: int, owner: object):
         self.runtime, self._memory = runtime, None
         self.address, self.nbytes, self.owner = address, nbytes, owner
+
+    def __del__(self) -> None:
+        """See [Note: loans]."""
+        self.runtime.loans.keep(self.owner)
+
+
+class Lent:
+    """Holds a buffer while another library uses it; see [Note: loans]."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self, buffer: Buffer):
+        self._buffer = buffer
+
+    def __del__(self) -> None:
+        self._buffer.runtime.loans.take_back(self._buffer)

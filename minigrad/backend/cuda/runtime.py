@@ -18,10 +18,10 @@ of this safe without the host ever waiting:
 * a batch that is never used is just dropped: only a later copy can get its memory.
 
 [Note: threads] Any thread may call any method. Those that touch the first stream hold a lock, since
-whatever reaches it between the two ends of a capture would become a part of the graph. `allocate*`,
-`pinned` and `upload_pinned`, which the data loader's thread calls, take no lock and touch only the
-copy stream: that thread and the training loop never wait for each other here. A capture forbids
-them nothing, as CuPy begins it in relaxed mode. CuPy's pools have locks of their own.
+whatever reaches it between the two ends of a capture would become a part of the graph. What the
+data loader's thread calls, `allocate_for_copies`, `pinned` and `upload_pinned`, takes no lock and
+touches only the copy stream: that thread and the training loop never wait for each other here. A
+capture forbids it nothing, as CuPy begins it in relaxed mode. CuPy's pools have locks of their own.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from typing import Any
 
 from minigrad.backend.cuda import compiler
 from minigrad.backend.cuda.kernel import Kernel
+from minigrad.backend.cuda.loans import Loans
 from minigrad.backend.cuda.pinned import PinnedPool
 from minigrad.backend.debug import announce, for_purpose
 from minigrad.errors import DeviceError
@@ -65,6 +66,20 @@ def device_count() -> int:
     import cupy
 
     return cupy.cuda.runtime.getDeviceCount()
+
+
+def device_of(address: int) -> int:
+    """The GPU that memory belongs to.
+
+    Raises:
+        DeviceError: none; the host's memory that CUDA does not know of.
+    """
+    import cupy
+
+    index = cupy.cuda.runtime.pointerGetAttributes(address).device
+    if index < 0:
+        raise DeviceError(f"cuda: expected memory of a GPU, got the host's address {address:#x}.")
+    return index
 
 
 class Memory:
@@ -109,6 +124,7 @@ class Runtime:
         self._blocks = PinnedPool(self._new_pinned)
         self._order = threading.RLock()  # see [Note: threads]
         self.synchronizations = 0  # times the host waited for the device; tests read it
+        self.loans = Loans(self)
 
     @property
     def stream_pointer(self) -> int:
@@ -123,6 +139,7 @@ class Runtime:
         Raises:
             DeviceError: there is not enough.
         """
+        self.loans.settle()
         return self._allocated(nbytes, purpose, self.stream)
 
     def allocate_for_copies(self, nbytes: int, purpose: str = "") -> Memory:
@@ -226,18 +243,27 @@ class Runtime:
     def synchronize(self) -> None:
         """Wait until all that was launched has finished."""
         self.synchronizations += 1
+        self.loans.settle()
         self.stream.synchronize()
+        self.loans.settle()  # what the first call marked is done now
 
     def wait_for_stream(self, pointer: int) -> None:
         """What is launched from now on waits for what another library's stream holds now."""
         with self._order, self._device:
-            event = self._cupy.cuda.ExternalStream(pointer).record()
+            event = self._cupy.cuda.Event(disable_timing=True)
+            self._api.eventRecord(event.ptr, pointer)
             self.stream.wait_event(event)
 
     def hold_stream(self, pointer: int) -> None:
         """Another library's stream waits for what was launched up to now."""
+        event = self.record()
+        with self._device:
+            self._api.streamWaitEvent(pointer, event.ptr)
+
+    def record(self) -> Any:
+        """An event that is `done` when all that was launched up to now has finished."""
         with self._order, self._device:
-            self._cupy.cuda.ExternalStream(pointer).wait_event(self._recorded(self.stream))
+            return self._recorded(self.stream)
 
     # --- kernels ---------------------------------------------------------------------------------
 
@@ -265,7 +291,7 @@ class Runtime:
 
     def captured(self, run: Callable[[], None]) -> Any:
         """A graph of everything that `run` launches, which is not run: see `replay`."""
-        with self._order, self._device, self.stream:
+        with self.loans.paused, self._order, self._device, self.stream:
             self.stream.begin_capture()
             try:
                 run()
