@@ -114,4 +114,4 @@ def render(name: str, dtype: DType, argument: DType, arguments: list[str]) -> st
     text = template.format(*arguments, T=register_type(argument))
     if name == "cast":
         return cast(dtype, text, argument)
-    return text if dtype.kind == "bool" else f"({register_type(dtype)})({text})"
+    return text  # the local that it is assigned to has the result's type

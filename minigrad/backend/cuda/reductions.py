@@ -1,7 +1,7 @@
 """Loop nests with reductions: teams of threads that share a kept point's elements.
 
-[Note: sums] A thread adds up BLOCK packs in the type of the elements, and blocks in float64 (int64,
-for integers). So the error does not grow with the number of elements, and a chip that is slow at
+[Note: sums] A thread adds up BLOCK packs in the type of the elements, each lane of the packs apart
+from the others, and those sums in float64 (int64, for integers). So the error does not grow with the number of elements, and a chip that is slow at
 float64 hardly notices. What threads have found they combine in a fixed order: the same program
 gives the same bits on the same chip.
 """
@@ -128,7 +128,7 @@ class _Reducing(NestEmitter):
             self.open(f"for ({kind} start = first; start < last; start += {BLOCK} * team)")
             for n, r in reductions:
                 if r.kind == "sum":
-                    self.line(f"{_narrow(r, self.nest)} a{n} = 0;")
+                    self.line(f"{_narrow(r, self.nest)} a{n}[{self.lanes}] = {{}};")
             self.line(f"const {kind} rest = last - start;")
             self.line(f"const {kind} stop = rest > {BLOCK} * team ? start + {BLOCK} * team : last;")
             self.unroll(level, known)
@@ -142,7 +142,8 @@ class _Reducing(NestEmitter):
         if blocked:
             for n, r in reductions:
                 if r.kind == "sum":
-                    self.line(f"t{n} += a{n};")
+                    each = "".join(f" + a{n}[{lane}]" for lane in range(self.lanes))
+                    self.line(f"t{n} = t{n}{each};")
             self.close()
         for n, r in reductions:
             self._result(n, r, known, partial)
@@ -179,7 +180,7 @@ class _Reducing(NestEmitter):
         for n, r in enumerate(self.nest.reductions):
             if r.level == level:
                 if r.kind == "sum":
-                    self.line(f"a{n} += e{r.expression};")
+                    self.line(f"a{n}[{'j' if self.lanes > 1 else '0'}] += e{r.expression};")
                 else:
                     self.line(f"t{n} = maximum_of(t{n}, ({_wide(r, self.nest)})e{r.expression});")
 
