@@ -66,6 +66,18 @@ def device(request: Any) -> Device:
     return as_device(request.param)
 
 
+@pytest.fixture
+def on_cpu() -> Iterator[None]:
+    """The CPU is the default device, whatever it was: for tests of what is the CPU's own."""
+    reason = devices.devices()["cpu"]
+    if reason != "usable":
+        pytest.skip(f"cpu: {reason}")
+    before = devices.default_device()
+    devices.set_default_device("cpu")
+    yield
+    devices.set_default_device(before)
+
+
 def _modes() -> dict[str, Any]:
     """Everything process-wide that a test could leave changed."""
     return {

@@ -17,7 +17,7 @@ from cases import store
 import minigrad as mg
 from minigrad import Tensor, nn
 from minigrad.autodiff import gradients
-from minigrad.device import cpu
+from minigrad.device import default_device
 from minigrad.dtype import DType, float64, int64
 from minigrad.graph import Node
 from minigrad.handle import wrap
@@ -35,11 +35,11 @@ class Leaves:
 
     def __call__(self, *shape: int, low: float = -1.0, high: float = 2.0) -> Tensor:
         values = [self.random.uniform(low, high) for _ in range(prod(shape))]
-        return wrap(store(values, shape, self.dtype, cpu, needs_grad=True))
+        return wrap(store(values, shape, self.dtype, default_device(), needs_grad=True))
 
     def labels(self, n: int, classes: int) -> Tensor:
         values = [self.random.randrange(classes) for _ in range(n)]
-        return wrap(store(values, (n,), int64, cpu))
+        return wrap(store(values, (n,), int64, default_device()))
 
     def channels(self, n: int, ndim: int = 4) -> Tensor:
         return mg.reshape(self(n, low=0.5), (1, n, *(1,) * (ndim - 2)))

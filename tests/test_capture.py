@@ -579,7 +579,7 @@ class TestRefused:
             plain.step(*batch)
         same(training.state(), plain.state())
 
-    def test_an_error_in_a_replay_changes_nothing(self):
+    def test_an_error_in_a_replay_changes_nothing(self, on_cpu):  # raised at once
         total = mg.tensor([0.0])
 
         def f(index):
@@ -672,7 +672,7 @@ class TestMemory:
             sizes.append(len(gc.get_objects()))
         assert sizes[-1] - sizes[1] < 50
 
-    def test_a_replay_allocates_its_results_alone(self, monkeypatch):
+    def test_a_replay_allocates_its_results_alone(self, on_cpu, monkeypatch):
         from minigrad.backend.cpu import memory
 
         training = Training()

@@ -14,7 +14,7 @@ import layers
 import minigrad as mg
 from minigrad import execution, ops
 from minigrad.compiler import memory as placing
-from minigrad.device import cpu
+from minigrad.device import default_device
 from minigrad.graph import const_value, iota
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -210,7 +210,7 @@ class TestLoopNests:
     def test_iota_and_constants(self):
         i = mg.arange(6)
         check(i.reshape((2, 3)) * 10, mg.flip(i)[::2], mg.zeros((2, 3)), mg.full((3,), 7))
-        counting = mg.Tensor(iota(4, mg.int64, cpu))
+        counting = mg.Tensor(iota(4, mg.int64, default_device()))
         check(counting, counting.broadcast_to((3, 4)).sum(axis=0))
         check(mg.eye(3, 4), mg.tril(mg.ones((3, 3))))
 

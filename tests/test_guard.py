@@ -347,13 +347,16 @@ class TestSaid:
         scale = 3.0
         assert log(lambda: f(x)) == [prefix + "recorded again: scale was 2.0, is 3.0"]
         new = prefix + "runs as usual, the next time recorded: "
-        kinds = "argument `x` was float32[1] on cpu, is "
-        assert log(lambda: f(mg.ones((2,)))) == [new + kinds + "float32[2] on cpu"]
+        device = mg.default_device()
+        kinds = f"argument `x` was float32[1] on {device}, is "
+        assert log(lambda: f(mg.ones((2,)))) == [new + kinds + f"float32[2] on {device}"]
         f(x)
-        assert log(lambda: f(mg.ones((1,), dtype="int64"))) == [new + kinds + "int64[1] on cpu"]
+        assert log(lambda: f(mg.ones((1,), dtype="int64"))) == [
+            new + kinds + f"int64[1] on {device}"
+        ]
         f(x)
         trained = mg.ones((1,), requires_grad=True)
-        needs = "float32[1] on cpu that needs a gradient"
+        needs = f"float32[1] on {device} that needs a gradient"
         assert log(lambda: f(trained)) == [new + kinds + needs]
         f(x, 1)
         assert log(lambda: f(x, 4)) == [new + "argument `k` was 1, is 4"]

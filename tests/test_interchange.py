@@ -14,6 +14,8 @@ from minigrad import dlpack
 from minigrad.interchange import from_memory
 from minigrad.tensor import wrap
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 
 class Exporter:
     """An object with nothing but `__array_interface__`."""

@@ -20,6 +20,8 @@ pytest.importorskip("numba")
 
 from minigrad.backend.cpu import memory
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 
 class TestBuffers:
     def test_aligned_with_slack(self):

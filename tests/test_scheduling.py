@@ -24,7 +24,7 @@ from minigrad.backend.recompute import worth_keeping
 from minigrad.compiler import fuse, plan
 from minigrad.dtype import float32
 
-pytestmark = pytest.mark.usefixtures("poisoned", "fresh_plans")
+pytestmark = pytest.mark.usefixtures("on_cpu", "poisoned", "fresh_plans")
 
 
 @pytest.fixture

@@ -286,7 +286,7 @@ def test_copies() -> None:
         pickle.dumps(p)
 
 
-def test_devices() -> None:
+def test_devices(on_cpu) -> None:
     x = mg.ones(2)
     assert x.to("cpu") is x
     with pytest.raises(mg.DeviceError, match=r"to: expected 'cpu', 'cuda' or 'cuda:N', got 'tpu'"):

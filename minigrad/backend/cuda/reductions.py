@@ -1,9 +1,9 @@
 """Loop nests with reductions: teams of threads that share a kept point's elements.
 
 [Note: sums] A thread adds up BLOCK packs in the type of the elements, each lane of the packs apart
-from the others, and those sums in float64 (int64, for integers). So the error does not grow with the number of elements, and a chip that is slow at
-float64 hardly notices. What threads have found they combine in a fixed order: the same program
-gives the same bits on the same chip.
+from the others, and those sums in float64 (int64, for integers). So the error does not grow with
+the number of elements, and a chip that is slow at float64 hardly notices. What threads have found
+they combine in a fixed order: the same program gives the same bits on the same chip.
 """
 
 from __future__ import annotations
