@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from minigrad.backend.cuda import conv
 from minigrad.backend.cuda.loops import emit
-from minigrad.backend.launch import Program
+from minigrad.backend.launch import Operand, Program
 from minigrad.backend.loopnest import LoopNest
 
 
@@ -18,3 +19,9 @@ class Library:
     def loop_nest(self, program: Program, nest: LoopNest) -> None:
         """A loop nest: see `loops`."""
         emit(program, nest, self.processors)
+
+    def conv2d(
+        self, program: Program, x: Operand, w: Operand, out: Operand, **parameters: Any
+    ) -> None:
+        """A convolution: see `conv`."""
+        conv.conv2d(program, x, w, out, **parameters, processors=self.processors)
