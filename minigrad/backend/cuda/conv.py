@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from minigrad.backend.cuda import conv_kernels as kernels
 from minigrad.backend.cuda.conv_kernels import POINTS, Tile
-from minigrad.backend.cuda.conv_problems import Problem, packs, problems, run
+from minigrad.backend.cuda.conv_problems import Axes, Problem, packs, problems, sectors
 from minigrad.backend.cuda.kernel import compile_kernel
 from minigrad.backend.cuda.prelude import THREADS
 from minigrad.backend.launch import Operand, Pointer, Program
@@ -29,13 +29,13 @@ from minigrad.dtype import DType
 INDEX_LIMIT = (1 << 31) - (1 << 20)  # from here on indices have 64 bits; a last tile may reach over
 
 TILES = (
-    Tile(128, 128, 8, 8, 8),
-    Tile(128, 64, 8, 8, 4),
+    Tile(128, 128, 16, 8, 8),
+    Tile(128, 64, 16, 8, 4),
     Tile(64, 64, 16, 4, 4),
     Tile(128, 32, 16, 4, 4),
     Tile(256, 16, 8, 4, 4),
     Tile(256, 8, 8, 4, 2),
-    Tile(64, 16, 16, 4, 4),
+    Tile(64, 16, 8, 4, 4),
 )
 # Results of a thread: more, of 8 bytes each, would not leave registers for two blocks.
 MOST_WIDE_RESULTS = 16
@@ -45,8 +45,9 @@ LOAD = 8  # one element from memory into shared memory
 EACH_TERM = 10  # of the `each` kernel
 DOT_PLACE, DOT_TERM = 30, 8
 STORE = 40  # one element to memory, or from it
-BLOCK = 1 << 17  # what a block takes before and after its work
+BLOCK = 1 << 15  # what a block does before and after its sums
 LAUNCH = 1 << 19  # a second kernel
+WARP = 32
 BUSY = 512  # threads that keep a multiprocessor's arithmetic busy
 LEAST_TERMS = 64  # of a part
 LEAST_DOT = 8 * THREADS
@@ -191,11 +192,16 @@ class _Lowering:
     def _directions(self, choice: _Choice) -> tuple[bool, bool]:
         """Whether neighbouring threads load x along pixels, and w along channels."""
         assert choice.tile is not None
-        first, most = self.problems[0], choice.tile.products
-        along_products = min(run(first.product_axes, of_x=True), most)
-        x_by_pixel = min(run(first.pixel_axes, of_x=True), 32.0) >= along_products
-        along_channels = self.channels / max(abs(self.w.strides[0]), 1)
-        return x_by_pixel, along_channels > min(run(first.product_axes, of_x=False), most)
+        first, side = self.problems[0], choice.tile.products
+
+        def ordered(axes: Axes, of_x: bool) -> list[tuple[int, int]]:
+            return [(a.extent, a.x if of_x else a.other) for a in reversed(axes)]
+
+        x_pixels = sectors(ordered(first.pixel_axes, of_x=True), WARP)
+        x_products = sectors(ordered(first.product_axes, of_x=True), side)
+        w_channels = sectors([(self.channels, self.w.strides[0])], min(WARP, choice.tile.channels))
+        w_products = sectors(ordered(first.product_axes, of_x=False), side)
+        return x_pixels <= x_products, w_channels < w_products
 
     def _words(self, choice: _Choice, tiles: int, partial: Pointer | int) -> tuple[object, ...]:
         x, w, out = self.x, self.w, self.out

@@ -2,9 +2,9 @@
 
 [Note: convolution as a product] A convolution is a matrix product of pixels (images, output rows
 and columns) by output channels, summed over products (input channels, filter rows and columns).
-Where a pixel and a product meet in x is a sum of two terms, one of each: an offset, a row, a column;
-only the row and the column say whether it lies in x or is padding. So pixels and products are both
-`Place`s, found by two divisions from a number, and a kernel that has some of each in shared memory
+Where a pixel and a product meet in x is a sum of two terms, one of each: an offset, a row and a
+column, and the row and the column say whether that is inside x. So pixels and products are both
+`Place`s, found from a number by two divisions, and a kernel that has some of each in shared memory
 gathers its tile of the matrix of patches as it needs it: that matrix never exists.
 
 A problem is one such product. Inserted zeros make several of one convolution, which differ in
@@ -67,6 +67,12 @@ class Tile:
     thread_channels: int
 
     @property
+    def blocks(self) -> int:
+        """Blocks that one multiprocessor should hold, to hide barriers and memory's latency."""
+        threads = 512 if self.thread_pixels * self.thread_channels > 16 else 768
+        return threads // self.threads
+
+    @property
     def threads(self) -> int:
         """Threads of a block."""
         return self.pixels * self.channels // (self.thread_pixels * self.thread_channels)
@@ -94,6 +100,7 @@ typedef {accumulator_type(dtype)} A;
 typedef {"double" if dtype.is_floating else accumulator_type(dtype)} Wide;
 typedef {"i64" if wide else "int"} I;
 typedef {"WideDivisor" if wide else "Divisor"} D;
+enum {{ ITEM = {dtype.itemsize} }};
 {_struct("Call", TABLE)}
 {_struct("Problem", {**PROBLEM, f"pixel_axes[{AXES}]": "i64", f"product_axes[{AXES}]": "i64"})}
 """
@@ -115,9 +122,15 @@ DEVICE Place place(const i64* axes, I at, I count) {
         (int)(s[13] + a * (I)s[9] + b * (I)s[10] + c * (I)s[11]),
     };
 }
-DEVICE bool meet(const Place& a, const Place& b, int height, int width) {
-    return (u32)(a.row + b.row) < (u32)height && (u32)(a.column + b.column) < (u32)width;
+DEVICE bool meet(const Place& a, const Place& b, int height, int width) {  // without a branch
+    return ((u32)(a.row + b.row) < (u32)height) & ((u32)(a.column + b.column) < (u32)width);
 }
+// What nobody writes meanwhile. Addresses are integers here, or the compiler would take their sums
+// apart and put them together in 64 bits; then it must be told that they are global memory.
+DEVICE float read(const float16* p) { return float_of_half(__ldg(&p->bits)); }
+DEVICE float read(const bfloat16* p) { return as_float((u32)__ldg(&p->bits) << 16); }
+template <class T> DEVICE T read(const T* p) { return __ldg(p); }
+DEVICE A element(u64 base, I i) { return (A)read((const T*)(base + (u64)((i64)i * ITEM))); }
 DEVICE const Problem& problem_of(const i64* table, u32 number) {
     return ((const Problem*)(table + sizeof(Call) / 8))[number];
 }
@@ -128,7 +141,7 @@ DEVICE const Problem& problem_of(const i64* table, u32 number) {
 _TILED = """\
 KERNEL {
     const Call& call = *(const Call*)table;
-    const int t = threadIdx.x;
+    const u32 t = threadIdx.x;
     const u32 tiles = (u32)call.tiles, parts = (u32)call.parts, groups = (u32)call.groups;
     const u32 slice = blockIdx.x / tiles, tile = blockIdx.x - slice * tiles;
     const u32 unit = slice / parts, part = slice - unit * parts;
@@ -139,60 +152,58 @@ KERNEL {
     const int channels = (int)call.channels;
     const int first_channel = (int)(tile - pixel_tile * (u32)call.channel_tiles) * CHANNELS;
     if (first_pixel >= pixels) return;
+    const int channels_left = channels - first_channel;
     const I begin = (I)part * (I)problem.share;
     const I end = begin + (I)problem.share < (I)problem.products ? begin + (I)problem.share : (I)problem.products;
     const int steps = end > begin ? (int)((end - begin + PRODUCTS - 1) / PRODUCTS) : 0;
     const int height = (int)call.height, width = (int)call.width;
-    const T* const __restrict__ x = call.x + problem.x + group * call.x_group;
-    const T* const __restrict__ w = call.w + problem.w + group * call.w_group + first_channel * call.w_channel;
+    const u64 x = (u64)(call.x + problem.x + group * call.x_group);
+    const u64 w = (u64)(call.w + problem.w + group * call.w_group + first_channel * call.w_channel);
     const I w_channel = (I)call.w_channel;
 
     __shared__ Place pixel[PIXELS], product[2][PRODUCTS];
     // The rows are padded, so that threads that store one product after the other meet no bank twice.
     alignas(32) __shared__ A xs[2][PRODUCTS][PIXELS + PAD], ws[2][PRODUCTS][CHANNELS + PAD];
-    for (int i = t; i < PIXELS; i += THREADS) pixel[i] = place(problem.pixel_axes, first_pixel + i, pixels);
-    for (int i = t; i < 2 * PRODUCTS; i += THREADS)
+    for (u32 i = t; i < PIXELS; i += THREADS) pixel[i] = place(problem.pixel_axes, first_pixel + i, pixels);
+    for (u32 i = t; i < 2 * PRODUCTS; i += THREADS)
         product[i / PRODUCTS][i % PRODUCTS] = place(problem.product_axes, begin + i, end);
     __syncthreads();
 
+    // Which elements this thread brings.
+    auto x_pixel = [&](int j) { return X_BY_PIXEL ? t % PIXELS : t / PRODUCTS + j * (THREADS / PRODUCTS); };
+    auto x_product = [&](int j) { return X_BY_PIXEL ? t / PIXELS + j * (THREADS / PIXELS) : t % PRODUCTS; };
+    auto w_at = [&](int j) { return W_BY_CHANNEL ? t % CHANNELS : t / PRODUCTS + j * (THREADS / PRODUCTS); };
+    auto w_product = [&](int j) { return W_BY_CHANNEL ? t / CHANNELS + j * (THREADS / CHANNELS) : t % PRODUCTS; };
+    auto w_brings = [&](int j) { return W_WHOLE || t + j * THREADS < CHANNELS * PRODUCTS; };
     A x_next[X_LOADS], w_next[W_LOADS];
-    const Place own_pixel = pixel[t % PIXELS];
+    const Place own_pixel = pixel[x_pixel(0)];
     auto fetch = [&](int stage) {
         const Place own_product = product[stage][t % PRODUCTS];
         #pragma unroll
         for (int j = 0; j < X_LOADS; ++j) {
-            const int e = t + j * THREADS;
-            const Place a = X_BY_PIXEL && OWNS_PIXEL ? own_pixel : pixel[X_BY_PIXEL ? e % PIXELS : e / PRODUCTS];
-            const Place b = X_BY_PIXEL ? product[stage][e / PIXELS] : own_product;
-            x_next[j] = meet(a, b, height, width) ? (A)load(x + (a.x + b.x)) : (A)0;
+            const Place a = X_BY_PIXEL ? own_pixel : pixel[x_pixel(j)];
+            const Place b = X_BY_PIXEL ? product[stage][x_product(j)] : own_product;
+            x_next[j] = meet(a, b, height, width) ? element(x, a.x + b.x) : (A)0;
         }
         #pragma unroll
         for (int j = 0; j < W_LOADS; ++j) {
-            const int e = t + j * THREADS, o = W_BY_CHANNEL ? e % CHANNELS : e / PRODUCTS;
-            if (!W_WHOLE && e >= CHANNELS * PRODUCTS) break;
-            const Place b = W_BY_CHANNEL ? product[stage][e / CHANNELS] : own_product;
-            const bool inside = first_channel + o < channels && b.row != OUTSIDE;
-            w_next[j] = inside ? (A)load(w + (o * w_channel + b.other)) : (A)0;
+            if (!w_brings(j)) break;
+            const Place b = W_BY_CHANNEL ? product[stage][w_product(j)] : own_product;
+            const int o = w_at(j);
+            const bool inside = (o < channels_left) & (b.row != OUTSIDE);
+            w_next[j] = inside ? element(w, o * w_channel + b.other) : (A)0;
         }
     };
     auto put = [&](int stage) {
         #pragma unroll
-        for (int j = 0; j < X_LOADS; ++j) {
-            const int e = t + j * THREADS;
-            if (X_BY_PIXEL) xs[stage][e / PIXELS][e % PIXELS] = x_next[j];
-            else xs[stage][e % PRODUCTS][e / PRODUCTS] = x_next[j];
-        }
+        for (int j = 0; j < X_LOADS; ++j) xs[stage][x_product(j)][x_pixel(j)] = x_next[j];
         #pragma unroll
-        for (int j = 0; j < W_LOADS; ++j) {
-            const int e = t + j * THREADS;
-            if (!W_WHOLE && e >= CHANNELS * PRODUCTS) break;
-            if (W_BY_CHANNEL) ws[stage][e / CHANNELS][e % CHANNELS] = w_next[j];
-            else ws[stage][e % PRODUCTS][e / PRODUCTS] = w_next[j];
-        }
+        for (int j = 0; j < W_LOADS; ++j)
+            if (w_brings(j)) ws[stage][w_product(j)][w_at(j)] = w_next[j];
     };
 
     // A thread's pixels and channels lie in packs, those of a warp next to each other.
-    const int warp = t / 32, lane = t % 32;
+    const u32 warp = t / 32, lane = t % 32;
     const int m = warp % (PIXELS / (8 * TM)) * (8 * TM) + lane % 8 * VM;
     const int n = warp / (PIXELS / (8 * TM)) * (4 * TN) + lane / 8 * VN;
     A sum[TM][TN];
@@ -379,11 +390,12 @@ def tiled(dtype: DType, wide: bool, tile: Tile, x_by_pixel: bool, w_by_channel: 
         "W_LOADS": -(-loads // tile.threads),
         "W_WHOLE": int(loads % tile.threads == 0),
         "X_BY_PIXEL": int(x_by_pixel),
-        "OWNS_PIXEL": int(tile.threads % tile.pixels == 0),
         "W_BY_CHANNEL": int(w_by_channel),
     }
     enum = f"enum {{ {', '.join(f'{name} = {value}' for name, value in names.items())} }};\n"
-    return _prologue(dtype, wide) + enum + _TILED
+    # The compiler would take more registers than leave room for these blocks.
+    bounds = f"#undef BOUNDS\n#define BOUNDS __launch_bounds__({tile.threads}, {tile.blocks})\n"
+    return _prologue(dtype, wide) + enum + bounds + _TILED
 
 
 def lanes_of(dtype: DType) -> int:

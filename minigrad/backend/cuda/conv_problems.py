@@ -8,13 +8,15 @@ so-many-th tap. There is a problem for each such phase of the rows and of the co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import gcd, prod
 
 from minigrad.backend.cuda.prelude import divisor_words
 from minigrad.backend.launch import Operand
+
+SECTOR = 8  # elements that memory moves at once, about
 
 
 @dataclass(frozen=True)
@@ -193,20 +195,22 @@ def _problem(x: Operand, w: Operand, out: Operand, r: Phase, c: Phase) -> Proble
     )
 
 
-def run(axes: Axes, of_x: bool) -> float:
-    """How many neighbours along the axes share one stretch of memory, about."""
-    length, expected = 1.0, 1
-    for a in reversed(axes):
-        step = abs(a.x if of_x else a.other)
-        if a.extent == 1:
+def sectors(extents_and_steps: Iterable[tuple[int, int]], window: int) -> float:
+    """About how many sectors of memory each element takes that threads side by side load.
+
+    The axes, innermost first, are (extent, step in elements); `window` threads are side by side.
+    """
+    length, first = 1, 0
+    for extent, step in extents_and_steps:
+        if extent == 1:
             continue
         if length == 1:
-            length, expected = a.extent / max(step, 1), step * a.extent
-        elif step == expected:
-            length, expected = length * a.extent, step * a.extent
+            length, first = extent, abs(step)
+        elif abs(step) == first * length:
+            length *= extent
         else:
             break
-    return length
+    return min(1.0, first / SECTOR) + 1 / min(length, window)
 
 
 def packs(problem: Problem, lanes: int, *offsets: int) -> bool:
