@@ -26,7 +26,7 @@ from minigrad.creation import (
     zeros_like,
 )
 from minigrad.device import Device, cpu, cuda, default_device, devices, set_default_device
-from minigrad.dtype import DType, float32, float64, int32, int64, uint8
+from minigrad.dtype import DType, bfloat16, float16, float32, float64, int32, int64, uint8
 from minigrad.dtype import bool_ as bool
 from minigrad.errors import AnomalyError, CacheWarning, DataError, DeviceError, GradientError
 from minigrad.functions import (
@@ -145,7 +145,15 @@ if TYPE_CHECKING:
         value_and_grad,
         vjp,
     )
-    from minigrad.execution import detect_anomaly, eager, evaluate, rewrites, synchronize
+    from minigrad.execution import (
+        detect_anomaly,
+        eager,
+        evaluate,
+        get_float32_matmul_precision,
+        rewrites,
+        set_float32_matmul_precision,
+        synchronize,
+    )
     from minigrad.io import load, save
     from minigrad.testing import gradcheck
 
@@ -169,6 +177,7 @@ __all__ = [
     "asarray",
     "astype",
     "barrier",
+    "bfloat16",
     "bitwise_and",
     "bitwise_invert",
     "bitwise_or",
@@ -205,6 +214,7 @@ __all__ = [
     "eye",
     "flatten",
     "flip",
+    "float16",
     "float32",
     "float64",
     "floor",
@@ -212,6 +222,7 @@ __all__ = [
     "from_dlpack",
     "full",
     "full_like",
+    "get_float32_matmul_precision",
     "grad",
     "gradcheck",
     "gradients",
@@ -273,6 +284,7 @@ __all__ = [
     "rsqrt",
     "save",
     "set_default_device",
+    "set_float32_matmul_precision",
     "sign",
     "sin",
     "sinh",
@@ -323,7 +335,9 @@ _LAZY = {
     "detect_anomaly": "minigrad.execution",
     "eager": "minigrad.execution",
     "evaluate": "minigrad.execution",
+    "get_float32_matmul_precision": "minigrad.execution",
     "rewrites": "minigrad.execution",
+    "set_float32_matmul_precision": "minigrad.execution",
     "synchronize": "minigrad.execution",
     "load": "minigrad.io",
     "save": "minigrad.io",

@@ -6,7 +6,9 @@ import os
 from dataclasses import dataclass
 
 STRICT = 2  # the level of `rewrite` that keeps every NaN
-_NAMES = ("DEBUG", "CHECK", "DEVICE", "CACHE_DIR", "NUM_THREADS", "REWRITE", "DATA")
+_NAMES = (
+    "DEBUG", "CHECK", "DEVICE", "CACHE_DIR", "NUM_THREADS", "REWRITE", "MATMUL_PRECISION", "DATA",
+)  # fmt: skip
 
 
 @dataclass
@@ -19,6 +21,8 @@ class Config:
     MINIGRAD_CACHE_DIR: where compiled kernels are kept (default: the user's cache directory).
     MINIGRAD_NUM_THREADS: threads of the CPU backend (default: the cores this process may use).
     MINIGRAD_REWRITE: algebraic rewriting: 0 none, 1 all rules, 2 strict (none that hide a NaN).
+    MINIGRAD_MATMUL_PRECISION: of float32 matrix products and convolutions on a GPU, see
+        `minigrad.set_float32_matmul_precision`; the CPU always computes them in full float32.
     MINIGRAD_DATA: a folder with the full data sets, for the tests that want them.
     """
 
@@ -28,6 +32,7 @@ class Config:
     cache_dir: str | None = None
     num_threads: int | None = None
     rewrite: int = 1
+    matmul_precision: str = "highest"
     data: str | None = None
 
 
@@ -38,6 +43,13 @@ def _integer(name: str, default: int) -> int:
     if not text.lstrip("-").isdigit():
         raise ValueError(f"{name}: expected an integer, got {text!r}.")
     return int(text)
+
+
+def matmul_precision(where: str, value: str) -> str:
+    """A precision of float32 matrix products, checked."""
+    if value not in ("highest", "high", "medium"):
+        raise ValueError(f"{where}: expected 'highest', 'high' or 'medium', got {value!r}.")
+    return value
 
 
 def read_environment() -> Config:
@@ -53,6 +65,9 @@ def read_environment() -> Config:
         cache_dir=os.environ.get("MINIGRAD_CACHE_DIR") or None,
         num_threads=_integer("MINIGRAD_NUM_THREADS", 0) or None,
         rewrite=_integer("MINIGRAD_REWRITE", 1),
+        matmul_precision=matmul_precision(
+            "MINIGRAD_MATMUL_PRECISION", os.environ.get("MINIGRAD_MATMUL_PRECISION") or "highest"
+        ),
         data=os.environ.get("MINIGRAD_DATA") or None,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import math
 import numbers
 import operator
@@ -11,7 +10,8 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.device import Device, as_device, backend_of
-from minigrad.dtype import DType, as_dtype, bool_, float32, float64, int64, of_scalar, promote
+from minigrad.dtype import DType, as_dtype, float32, float64, int64, of_scalar, promote
+from minigrad.encoding import encode
 from minigrad.functions.arguments import as_shape, as_type, constant, expand_to, node_of, number
 from minigrad.functions.manipulation import tril, triu
 from minigrad.graph import Node, Number, Shape, leaf
@@ -38,14 +38,6 @@ __all__ = [
     "zeros_like",
 ]
 
-_TYPE_CODES = {
-    "bool": "B",
-    "uint8": "B",
-    "int32": "i",
-    "int64": "q",
-    "float32": "f",
-    "float64": "d",
-}
 _NESTED = (list, tuple, range)
 
 
@@ -125,13 +117,17 @@ def _node_from(
         node = interchange.from_object(where, data, copy)
         if device is None:
             device = as_device(None)
-    if target is not None and target is not node.dtype:
+    place = node.device if device is None else as_device(device, where)
+    target = target or node.dtype
+    if target is not node.dtype:
         _refuse_copy(where, copy, f"{node.dtype.name} to {target.name}")
-        node = node_of(where, wrap(node).astype(target))
-    if device is not None and as_device(device, where) != node.device:
-        _refuse_copy(where, copy, f"{node.device} to {as_device(device)}")
-        node = node_of(where, wrap(node).to(device))
-    return node
+    if place != node.device:
+        _refuse_copy(where, copy, f"{node.device} to {place}")
+    x = wrap(node)
+    # The halves are cast where they can be; others before they move, as they may get smaller.
+    if not (node.dtype.computed_on(node.device.type) and target.computed_on(node.device.type)):
+        x = x.to(place)
+    return node_of(where, x.astype(target).to(place))
 
 
 def _is_number(data: Any) -> bool:
@@ -163,21 +159,23 @@ def _from_lists(
     if dtype is None:
         dtype = _common_dtype(flat)
     try:
-        if dtype is bool_:
-            packed: Any = bytes(map(bool, flat))
-        elif dtype.is_floating:
-            packed = array.array(_TYPE_CODES[dtype.name], flat)
-        else:
-            packed = array.array(_TYPE_CODES[dtype.name], map(int, flat))
+        data = encode(flat, dtype)
     except OverflowError:
-        worst = max(flat, key=lambda v: math.fabs(v))
+        worst = next(v for v in flat if not _fits(v, dtype))
         raise ValueError(
             f"{where}: expected numbers that {dtype.name} can hold, got {worst}."
         ) from None
     except ValueError as error:  # int(nan)
         raise ValueError(f"{where}: expected integers for {dtype.name}, got: {error}.") from None
-    storage = backend_of(device).from_bytes(memoryview(packed).cast("B"))
-    return leaf(storage, shape, dtype, device)
+    return leaf(backend_of(device).from_bytes(data), shape, dtype, device)
+
+
+def _fits(value: Number, dtype: DType) -> bool:
+    try:
+        encode([value], dtype)
+    except OverflowError:
+        return False
+    return True
 
 
 def _common_dtype(flat: list[Number]) -> DType:

@@ -19,11 +19,13 @@ from ctypes import (
 from typing import Any
 
 from minigrad.backend.launch import contiguous_strides
-from minigrad.dtype import ALL, DType
+from minigrad.dtype import ALL, DType, bfloat16
 
 DEVICE_TYPES = {"cpu": 1, "cuda": 2}
 HOST_DEVICE_TYPES = (1, 3, 11)  # CPU, and memory pinned for CUDA or ROCm
 _CODES = {"int": 0, "uint": 1, "float": 2, "bool": 6}
+# (code, bits, lanes); bfloat16 has a code of its own
+_TYPES = {d: (_CODES[d.kind], 8 * d.itemsize, 1) for d in ALL} | {bfloat16: (4, 16, 1)}
 _READ_ONLY = 1
 _NAMES = {False: b"dltensor", True: b"dltensor_versioned"}
 _USED = {False: b"used_dltensor", True: b"used_dltensor_versioned"}
@@ -110,7 +112,7 @@ def export(
         addressof(memory) if memory is not None else None,
         _Device(*device),
         ndim,
-        _DataType(_CODES[dtype.kind], dtype.itemsize * 8, 1),
+        _DataType(*_TYPES[dtype]),
         extents,
         steps,
         0,
@@ -161,7 +163,7 @@ def consume(capsule: Any) -> Import:
 
 def dtype_of(found: Any) -> DType | None:
     """Our dtype for DLPack's, None when there is none."""
-    for dtype in ALL:
-        if (found.code, found.bits, found.lanes) == (_CODES[dtype.kind], dtype.itemsize * 8, 1):
+    for dtype, spelled in _TYPES.items():
+        if (found.code, found.bits, found.lanes) == spelled:
             return dtype
     return None

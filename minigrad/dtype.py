@@ -10,12 +10,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DType:
-    """A fixed-width number type. `itemsize` is in bytes; `format` is the buffer-protocol code."""
+    """A fixed-width number type. `itemsize` is in bytes.
+
+    `format` is the buffer protocol's code, None where it has none. `devices` are the kinds of
+    devices that compute with the type, None for all; any device can hold it.
+    """
 
     name: str
     kind: str  # "bool", "uint", "int" or "float"
     itemsize: int
-    format: str
+    format: str | None
+    devices: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         return f"minigrad.{self.name}"
@@ -25,9 +30,15 @@ class DType:
         """Whether it is a floating-point type."""
         return self.kind == "float"
 
+    def computed_on(self, device: str) -> bool:
+        """Whether devices of a kind ("cpu", "cuda") compute with it."""
+        return self.devices is None or device in self.devices
+
     @property
-    def typestr(self) -> str:
-        """The type as NumPy's array-interface protocol spells it."""
+    def typestr(self) -> str | None:
+        """The type as NumPy's array-interface protocol spells it, None if it cannot."""
+        if self.format is None:
+            return None
         code = {"bool": "b", "uint": "u", "int": "i", "float": "f"}[self.kind]
         return ("|" if self.itemsize == 1 else "<") + code + str(self.itemsize)
 
@@ -36,12 +47,18 @@ bool_ = DType("bool", "bool", 1, "?")
 uint8 = DType("uint8", "uint", 1, "B")
 int32 = DType("int32", "int", 4, "i")
 int64 = DType("int64", "int", 8, "q")
+# The halves. bfloat16 is a float32 without its lower 16 bits: the same range, 8 bits of precision.
+float16 = DType("float16", "float", 2, "e", devices=("cuda",))
+bfloat16 = DType("bfloat16", "float", 2, None, devices=("cuda",))
 float32 = DType("float32", "float", 4, "f")
 float64 = DType("float64", "float", 8, "d")
 
-ALL = (bool_, uint8, int32, int64, float32, float64)
+ALL = (bool_, uint8, int32, int64, float16, bfloat16, float32, float64)
 BY_NAME = {d.name: d for d in ALL}
-BY_TYPESTR = {d.typestr: d for d in ALL}
+BY_TYPESTR = {d.typestr: d for d in ALL if d.typestr is not None}
+
+# Binary digits of a significand, the leading one included: 1 + 2**(1 - p) is the next after 1.
+PRECISION = {float16: 11, bfloat16: 8, float32: 24, float64: 53}
 
 _RANK = {"bool": 0, "uint": 1, "int": 2, "float": 3}
 
@@ -60,11 +77,21 @@ def as_dtype(value: DType | str, where: str = "dtype") -> DType:
 def promote(a: DType, b: DType) -> DType:
     """The Array API's promotion: the wider of the higher kind.
 
-    int with float is undefined in the standard; the float type wins here, as in PyTorch.
+    What the standard leaves open is as in PyTorch: of int and float the float type wins, and
+    float16 with bfloat16 gives float32, since neither holds the other's values.
     """
+    if a is b:
+        return a
     if _RANK[a.kind] != _RANK[b.kind]:
         return a if _RANK[a.kind] > _RANK[b.kind] else b
-    return a if a.itemsize >= b.itemsize else b
+    if a.itemsize == b.itemsize:
+        return float32
+    return a if a.itemsize > b.itemsize else b
+
+
+def accumulator(dtype: DType) -> DType:
+    """What intermediate results of `dtype` are kept in: float32 for the halves."""
+    return float32 if dtype is float16 or dtype is bfloat16 else dtype
 
 
 def of_scalar(value: complex, like: DType | None = None) -> DType:

@@ -11,7 +11,7 @@ from contextlib import ContextDecorator
 from typing import TYPE_CHECKING, Any, Literal
 
 from minigrad import graph
-from minigrad.config import STRICT, config
+from minigrad.config import STRICT, config, matmul_precision
 from minigrad.device import as_device, backend_of
 from minigrad.errors import AnomalyError
 from minigrad.graph import Node, const_value
@@ -130,6 +130,26 @@ class rewrites(ContextDecorator):
     def __exit__(self, *exception: object) -> None:
         """Put the mode back as it was."""
         config.rewrite = self._previous.pop()
+
+
+def set_float32_matmul_precision(precision: str) -> None:
+    """How exactly a GPU multiplies float32 matrices and convolves, from now on, as in PyTorch.
+
+    Args:
+        precision: "highest" (the default) keeps every bit of the factors; "high" allows 10 bits of
+            them after the point (TensorFloat32), "medium" as few as 7 (bfloat16). Sums stay in
+            float32. The CPU computes in full float32 always. `MINIGRAD_MATMUL_PRECISION` sets it
+            for a process.
+
+    Raises:
+        ValueError: `precision` is something else.
+    """
+    config.matmul_precision = matmul_precision("set_float32_matmul_precision", precision)
+
+
+def get_float32_matmul_precision() -> str:
+    """What `set_float32_matmul_precision` has set."""
+    return config.matmul_precision
 
 
 class _EachNode(ContextDecorator):

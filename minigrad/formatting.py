@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from minigrad.backend.launch import contiguous_strides
+from minigrad.encoding import decode
 
 if TYPE_CHECKING:
     from minigrad.dtype import DType
@@ -28,10 +29,13 @@ def describe(x: Tensor) -> str:
         about += ", requires_grad=True"
     if 0 in shape:
         return f"tensor([], shape={shape}, {about})"
-    values: Any = export_bytes(x).cast(x.dtype.format)  # type: ignore[call-overload]
     kept = [_shown(n, x.size) for n in shape]
     strides = contiguous_strides(shape)
-    show = _formatter([values[i] for i in _offsets(kept, strides)], x.dtype)
+    offsets = list(_offsets(kept, strides))
+    data, size = export_bytes(x), x.dtype.itemsize
+    shown = b"".join([data[i * size : (i + 1) * size] for i in offsets])
+    values: dict[int, Any] = dict(zip(offsets, decode(memoryview(shown), x.dtype), strict=True))
+    show = _formatter(list(values.values()), x.dtype)
 
     def block(axis: int, offset: int, indent: int) -> str:
         if axis == len(shape):

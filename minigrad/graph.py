@@ -19,6 +19,7 @@ from typing import Any
 
 from minigrad.device import Device
 from minigrad.dtype import DType, bool_
+from minigrad.errors import DeviceError
 
 Shape = tuple[int, ...]
 Site = tuple[str, int]  # file and line
@@ -176,13 +177,27 @@ def build(op: Primitive, inputs: tuple[Node, ...], attrs: dict[str, Any]) -> Nod
             raise ValueError(
                 f"{op.name}: expected all inputs on one device, got {places}. Move one with .to()."
             )
+        if n.dtype.devices is not None:  # most dtypes stop here: every node passes by
+            _require_computing(op.name, n.dtype, device)
         needs = needs or n.needs_grad
+    if dtype.devices is not None:
+        _require_computing(op.name, dtype, device)
     needs = needs and op.vjp is not None and dtype.is_floating
     node = Node(op, inputs, attrs, shape, dtype, device, needs)
     _table[key] = node
     if on_build is not None:
         on_build(node)
     return node
+
+
+def _require_computing(where: str, dtype: DType, device: Device) -> None:
+    if not dtype.computed_on(device.type):
+        able = " or ".join(dtype.devices or ())
+        raise DeviceError(
+            f"{where}: expected a dtype that {device.type} computes with, got {dtype.name}, which "
+            f"it can only hold. Compute on {able}, with astype('float32') before to("
+            f"'{device.type}'); without {able}, x.tolist() gives the numbers."
+        )
 
 
 def _leaf_infer(*, shape: Shape, dtype: DType, **_: Any) -> tuple[Shape, DType]:
@@ -216,6 +231,8 @@ def _build_leaf(
     full_key = (op.name, key, dtype.name, device)
     node = _table.get(full_key)
     if node is None:
+        if dtype.devices is not None:
+            _require_computing(op.name, dtype, device)
         node = Node(op, (), attrs, shape, dtype, device, False)
         _table[full_key] = node
     return node

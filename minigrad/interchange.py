@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 _KINDS = {"?": "b", "b": "i", "B": "u", "h": "i", "H": "u", "i": "i", "I": "u", "l": "i", "L": "u",
           "q": "i", "Q": "u", "n": "i", "N": "u", "e": "f", "f": "f", "d": "f"}  # fmt: skip
 
+_NO_CODE = (
+    "expected a dtype that the protocol has a code for, got {}. Use from_dlpack() of the other "
+    "library, or astype('float32') where it is computed with."
+)
+
 
 def from_object(where: str, obj: Any, copy: bool | None) -> Node:
     """A node of another library's array, in host memory unless DLPack says otherwise."""
@@ -137,7 +142,8 @@ def _gather(
     dense = contiguous_strides(shape)
     n, step = shape[inner], strides[inner]
     by_slice = step != 0 and step % size == 0
-    elements = target.cast(dtype.format)
+    word = {1: "B", 2: "H", 4: "I", 8: "Q"}[size]  # whatever it means: it is only copied
+    elements = target.cast(word)
     for position in range(math.prod(shape[a] for a in outer)):
         start, place = address, 0
         for a in reversed(outer):
@@ -148,7 +154,7 @@ def _gather(
             span = (n - 1) * abs(step) + size
             low = min(start, start + (n - 1) * step)
             source: Any = memoryview((ctypes.c_char * span).from_address(low)).cast("B")
-            row = source.cast(dtype.format)[:: step // size]  # a negative step starts at the end
+            row = source.cast(word)[:: step // size]  # a negative step starts at the end
             elements[place : place + (n - 1) * dense[inner] + 1 : dense[inner]] = row
         else:
             for i in range(n):
@@ -177,8 +183,20 @@ def array_interface(x: Tensor) -> dict[str, Any]:
         raise AttributeError(
             f"__array_interface__: expected a tensor on cpu, got {x.device}. Use to('cpu')."
         )
+    if x.dtype.typestr is None:
+        raise AttributeError(f"__array_interface__: {_NO_CODE.format(x.dtype.name)}")
     values = export_bytes(x).toreadonly()
     return {"version": 3, "shape": x.shape, "typestr": x.dtype.typestr, "data": values}
+
+
+def buffer(x: Tensor) -> memoryview:
+    """The buffer protocol's view: read-only, with the dtype's format and the shape."""
+    from minigrad.execution import export_bytes
+
+    if x.dtype.format is None:
+        raise BufferError(f"__buffer__: {_NO_CODE.format(x.dtype.name)}")
+    view: Any = export_bytes(x).toreadonly()
+    return view if 0 in x.shape else view.cast(x.dtype.format, x.shape)
 
 
 def dlpack_device(device: Device) -> tuple[int, int]:

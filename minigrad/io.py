@@ -8,21 +8,25 @@ import os
 import secrets
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
-from math import prod
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from minigrad.device import as_device, backend_of
 from minigrad.dtype import ALL, DType
 from minigrad.errors import DataError
+from minigrad.graph import leaf
+from minigrad.handle import wrap
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
 _Path = str | os.PathLike[str]
 
-# What safetensors calls our types in a file: F32, I64, U8, BOOL, ...
-_CODES = {"BOOL" if d.kind == "bool" else f"{d.kind[0].upper()}{8 * d.itemsize}": d for d in ALL}
+# What safetensors calls our types in a file: F32, BF16, I64, U8, BOOL.
+_CODES = {
+    d.name.upper().replace("FLOAT", "F").replace("UINT", "U").replace("INT", "I"): d for d in ALL
+}
 
 
 @contextmanager
@@ -145,8 +149,8 @@ def load(path: _Path, device: Any = None) -> dict[str, Tensor]:
     """
     import safetensors
 
-    from minigrad import tensor, zeros
-
+    place = as_device(device, "load: device")
+    backend = backend_of(place)
     library: Any = safetensors
     content = Path(path).read_bytes()
     try:
@@ -160,14 +164,9 @@ def load(path: _Path, device: Any = None) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for key, entry in sorted(entries, key=itemgetter(0)):  # they come in no particular order
         dtype = _dtype(path, key, entry["dtype"])
-        shape = tuple(entry["shape"])
-        if prod(shape) == 0:
-            state[key] = zeros(shape, dtype=dtype, device=device)
-        else:
-            data: Any = memoryview(entry["data"])
-            values = data.cast("B").cast(dtype.format, shape)
-            # Copied into memory of ours, which is aligned and which kernels may read a little past.
-            state[key] = tensor(values, dtype=dtype, device=device)
+        # Copied into memory of ours, which is aligned and which kernels may read a little past.
+        storage = backend.from_bytes(memoryview(entry["data"]))
+        state[key] = wrap(leaf(storage, tuple(entry["shape"]), dtype, place))
     return state
 
 

@@ -5,8 +5,10 @@ of the stream is Philox of (seed, k): four 32-bit words. A draw of n words takes
 from the counter on, element i of the draw being word i % 4 of block i // 4, and moves the counter
 past them. `uniform` in float32 takes one word an element and keeps its top 24 bits, in float64 two
 (32 bits of the first, 21 of the second): every value is a multiple of 2**-24 or 2**-53 and exact.
-`normal` is one uniform draw for the radii, then one for the angles (Box & Muller). `randint` scales
-float64.
+The halves are drawn in float32 from as many bits as they hold (float16 11, bfloat16 8), so casting
+does not round.
+`normal` is one uniform draw for the radii, then one for the angles (Box & Muller); for the halves
+it is that of float32, rounded. `randint` scales float64.
 
 A draw advances the state where it will be found: at once from the host, or inside a captured step
 as a part of its graph, so that each replay draws new numbers.
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING
 from minigrad import execution, ops
 from minigrad.creation import tensor
 from minigrad.device import Device, as_device, backend_of
-from minigrad.dtype import DType, as_dtype, bool_, float32, float64, int64
+from minigrad.dtype import PRECISION, DType, accumulator, as_dtype, bool_, float32, float64, int64
 from minigrad.functions.arguments import as_shape, as_type, expand_to, node_of
 from minigrad.graph import Node, Shape, leaf, like
 from minigrad.handle import Handle, wrap
@@ -128,8 +130,10 @@ def uniform(
     if not low <= high:
         raise ValueError(f"uniform: expected low <= high, got {low} and {high}.")
     u = _unit(as_shape("uniform", shape), target, as_device(device), generator)
-    if (low, high) != (0, 1):
-        u = u * (high - low) + low
+    if (low, high) == (0, 1):
+        u = as_type(u, target)
+    else:
+        u = as_type(u * (high - low) + low, target)
         # Rounding may reach `high`, which is excluded.
         u = ops.where(ops.less(u, like(high, u)), u, like(low, u))
     return wrap(u)
@@ -148,11 +152,11 @@ def normal(
     extents, place = as_shape("normal", shape), as_device(device)
     if std < 0:
         raise ValueError(f"normal: expected std of 0 or more, got {std}.")
-    u, v = (_unit(extents, target, place, generator) for _ in range(2))
+    u, v = (_unit(extents, accumulator(target), place, generator) for _ in range(2))
     z = ops.sqrt(ops.log(1.0 - u) * -2.0) * ops.cos(v * (2 * math.pi))
     if std != 1:
         z = z * std
-    return wrap(z + mean if mean != 0 else z)
+    return wrap(as_type(z + mean if mean != 0 else z, target))
 
 
 def randint(
@@ -187,6 +191,7 @@ def bernoulli(
     extents = as_shape("bernoulli", shape)
     if isinstance(p, Handle):
         chance = node_of("bernoulli", p)
+        chance = as_type(chance, accumulator(chance.dtype))
         u = _unit(extents, chance.dtype, chance.device, generator)
         chance = expand_to(chance, extents)
     else:
@@ -220,13 +225,12 @@ def _generator(generator: Generator | None) -> Generator:
 
 
 def _unit(shape: Shape, dtype: DType, device: Device, generator: Generator | None) -> Node:
-    """Numbers in [0, 1). See [Note: the layout of the stream]."""
+    """Numbers in [0, 1), the halves' in float32. See [Note: the layout of the stream]."""
     stream = _generator(generator)
-    if dtype is float32:
+    if accumulator(dtype) is float32:
         words = stream.draw(shape, device)
-        top = ops.bitwise_and(
-            words, like(-256, words)
-        )  # the top 24 bits, as a signed multiple of 256
+        # The top bits, as a signed multiple of the value of the lowest of them.
+        top = ops.bitwise_and(words, like(-(2 ** (32 - PRECISION[dtype])), words))
         return ops.cast(top, dtype=float32) * 2.0**-32 + 0.5
     words = stream.draw((*shape, 2), device)
     first, second = (

@@ -112,10 +112,10 @@ class Step:
         self._gradients = recorded.gradients
         # See [Note: two buffers]: what the plan filled last and the time before.
         changing = {source for _, source, _ in self._changes}
-        sizes = self.plan.fresh if self.plan else []
-        self._fresh = [(nbytes, known + k in changing) for k, nbytes in enumerate(sizes)]
-        self._last: list[Any] = [None] * len(sizes)
-        self._spare: list[Any] = [None] * len(sizes)
+        count = len(self.plan.fresh) if self.plan else 0
+        self._changing = [known + k in changing for k in range(count)]
+        self._last: list[Any] = [None] * count
+        self._spare: list[Any] = [None] * count
         clear_gradients(self._gradients)
         # From now on the tensors hold their values of before, which the first replay starts from.
         for h, old in state:
@@ -163,10 +163,10 @@ class Step:
     def _targets(self, plan: Plan) -> list[Any]:
         """Buffers that nobody else holds. See [Note: two buffers]."""
         fresh: list[Any] = []
-        for k, (nbytes, kept) in enumerate(self._fresh):  # no zip: it would hold the spare, too
+        for k, kept in enumerate(self._changing):  # no zip: it would hold the spare, too
             spare = self._spare[k]
             if not kept or spare is None or sys.getrefcount(spare) > _UNSHARED:
-                spare = plan.allocate(nbytes)
+                spare = plan.allocate(k)
             fresh.append(spare)
         return fresh
 

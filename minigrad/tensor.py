@@ -14,6 +14,7 @@ from minigrad import functions as f
 from minigrad import handle
 from minigrad.device import Device, as_device, backend_of
 from minigrad.dtype import DType
+from minigrad.encoding import decode
 from minigrad.functions.arguments import as_type, constant, node_of, number
 from minigrad.graph import Number, Shape, leaf
 from minigrad.handle import Handle, no_grad, nodes_of, wrap
@@ -198,7 +199,7 @@ class Tensor(Handle):
         shape = self._node.shape
         if 0 in shape:
             return _empty_list(shape)
-        return self._values().cast(self._node.dtype.format, shape).tolist()  # type: ignore[call-overload]
+        return decode(self._values(), self._node.dtype, shape).tolist()
 
     def item(self) -> Number:
         """The one element, as a Python number."""
@@ -210,7 +211,7 @@ class Tensor(Handle):
                 f"{where}: expected a tensor of one element, got shape {self.shape}. "
                 "Use tolist(), an index, or a reduction."
             )
-        return self._values().cast(self._node.dtype.format)[0]  # type: ignore[call-overload]
+        return decode(self._values(), self._node.dtype)[0]
 
     def __bool__(self) -> bool:
         if self.size != 1:
@@ -260,20 +261,29 @@ class Tensor(Handle):
             return self
         backend = backend_of(target)
         storage = backend.from_bytes(self._values())
-        moved = wrap(leaf(storage, node.shape, node.dtype, target))
-        return moved.requires_grad_() if self._is_leaf else moved
+        moved = leaf(storage, node.shape, node.dtype, target, needs_grad=self._is_leaf)
+        return Tensor(moved, requires_grad=self._is_leaf)
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        """The values for NumPy: shared, and read-only since values never change."""
+        """The values for NumPy: shared, and read-only since values never change.
+
+        Raises:
+            AttributeError: on another device than the CPU, or bfloat16, which NumPy lacks.
+        """
         from minigrad.interchange import array_interface
 
         return array_interface(self)
 
     def __buffer__(self, flags: int) -> memoryview:
-        """The values through the buffer protocol (Python 3.12+): shared and read-only."""
-        view = self._values().toreadonly()
-        return view if 0 in self.shape else view.cast(self.dtype.format, self.shape)  # type: ignore[call-overload]
+        """The values through the buffer protocol (Python 3.12+): shared and read-only.
+
+        Raises:
+            BufferError: the protocol has no code for the dtype (bfloat16).
+        """
+        from minigrad.interchange import buffer
+
+        return buffer(self)
 
     def __dlpack__(self, **options: Any) -> Any:
         """A DLPack capsule that shares the values."""

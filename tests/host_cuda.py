@@ -25,6 +25,7 @@ import nvrtc
 
 from minigrad.backend.cuda import prelude, runtime
 from minigrad.backend.cuda.kernel import Kernel
+from minigrad.backend.debug import for_purpose
 from minigrad.errors import DeviceError
 
 PROCESSORS = 4
@@ -51,6 +52,10 @@ double fmax(double, double); double fmin(double, double);
 void* memcpy(void*, const void*, unsigned long);
 int printf(const char*, ...); void abort();
 }
+struct uint2 { u32 x, y; };
+struct alignas(16) uint4 { u32 x, y, z, w; };
+template <class T> DEVICE T* array_at(i64 word) { return (T*)word; }
+template <class T> DEVICE T read_only(const T* p) { return *p; }
 DEVICE double normcdf(double x) { return 0.5 * erfc(x * -0.70710678118654752440); }
 DEVICE float normcdff(float x) { return (float)normcdf((double)x); }
 DEVICE double as_double(i64 bits) { double x; memcpy(&x, &bits, 8); return x; }
@@ -93,6 +98,12 @@ DEVICE u32 __ballot_sync(u32 mask, bool x) {
     for (int lane = 0; lane < 32; ++lane)
         if (mask >> lane & 1) votes |= (u32)exchanged(mask, (int)x, lane) << lane;
     return votes;
+}
+DEVICE u32 __match_any_sync(u32 mask, int x) {
+    u32 equal = 0;
+    for (int lane = 0; lane < 32; ++lane)
+        if (mask >> lane & 1) equal |= (u32)(exchanged(mask, x, lane) == x) << lane;
+    return equal;
 }
 DEVICE int __ffs(u32 x) { return __builtin_ffs((int)x); }
 DEVICE int __popc(u32 x) { return __builtin_popcount(x); }
@@ -337,11 +348,12 @@ class HostRuntime:
         self.synchronizations = 0
         scheduler()
 
-    def allocate(self, nbytes: int) -> Memory:
+    def allocate(self, nbytes: int, purpose: str = "") -> Memory:
         if self.held + nbytes > MEMORY_LIMIT:
             raise DeviceError(
-                f"cuda:{self.index}: out of memory: asked for {nbytes} bytes while minigrad holds "
-                f"{self.held}. Use a smaller batch, or drop tensors that are no longer needed."
+                f"cuda:{self.index}: out of memory: asked for {nbytes} bytes{for_purpose(purpose)} "
+                f"while minigrad holds {self.held}. Use a smaller batch, or drop tensors that are "
+                "no longer needed."
             )
         return Memory(self, nbytes)
 
@@ -371,10 +383,12 @@ class HostRuntime:
         return memoryview(bytearray(ctypes.string_at(address, nbytes)))
 
     def copy(self, target: int, source: int, nbytes: int) -> None:
-        self._do("copy", lambda: ctypes.memmove(target, source, nbytes))
+        if nbytes:
+            self._do("copy", lambda: ctypes.memmove(target, source, nbytes))
 
     def clear(self, address: int, nbytes: int) -> None:
-        self._do("clear", lambda: ctypes.memset(address, 0, nbytes))
+        if nbytes:
+            self._do("clear", lambda: ctypes.memset(address, 0, nbytes))
 
     def synchronize(self) -> None:
         assert self._recording is None, "the host waits for the device inside a graph"

@@ -9,6 +9,7 @@ import os
 from functools import cache
 from pathlib import Path
 
+from minigrad.backend.cuda.compiler import OPTIONS
 from minigrad.backend.cuda.kernel import Kernel
 
 ARCHITECTURE = b"--gpu-architecture=sm_90"
@@ -35,9 +36,10 @@ def compiled(text: str) -> str:
     program = ctypes.c_void_p()
     source = text.encode()
     assert not nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"kernel.cu", 0, None, None)
-    options = (ctypes.c_char_p * 2)(ARCHITECTURE, b"--std=c++17")
+    given = [ARCHITECTURE, *(option.encode() for option in OPTIONS)]
+    options = (ctypes.c_char_p * len(given))(*given)
     try:
-        failed = nvrtc.nvrtcCompileProgram(program, 2, options)
+        failed = nvrtc.nvrtcCompileProgram(program, len(given), options)
         size = ctypes.c_size_t()
         nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
         log = ctypes.create_string_buffer(size.value)

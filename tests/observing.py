@@ -80,8 +80,8 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     def poison(buffer: memory.Buffer) -> None:
         ctypes.memset(buffer.address, 0xFF, buffer.nbytes + memory.SLACK)
 
-    def allocate_poisoned(self: memory.Buffer, nbytes: int) -> None:
-        allocate(self, nbytes)
+    def allocate_poisoned(self: memory.Buffer, nbytes: int, purpose: str = "") -> None:
+        allocate(self, nbytes, purpose)
         poison(self)
 
     def run_poisoned(self: Executable, *args: Any) -> None:

@@ -18,7 +18,7 @@ PACKAGES = ("minigrad", "layers", "examples")
 # name stands for everything under it, and the longest that fits decides.
 ROWS = [
     ["minigrad.errors", "minigrad.config", "minigrad.trees"],
-    ["minigrad.dtype"],
+    ["minigrad.dtype", "minigrad.encoding"],
     ["minigrad.backend.launch", "minigrad.backend.loopnest"],
     ["minigrad.backend"],
     ["minigrad.device"],
@@ -46,7 +46,6 @@ LAZY_UPWARDS = {
     ("minigrad.ops", "minigrad.autodiff"),  # the gradient of a checkpoint builds a gradient
     ("minigrad.indexing", "minigrad.creation"),  # an index may be a list
     ("minigrad.tensor", "minigrad"),  # __array_namespace__ is this package
-    ("minigrad.io", "minigrad"),
     ("minigrad.data", "minigrad"),
 }
 
@@ -72,6 +71,8 @@ EXTERNAL = {
     "numba": "minigrad/backend/cpu/",
     "llvmlite": "minigrad/backend/cpu/",
     "cupy": "minigrad/backend/cuda/",
+    "cupy_backends": "minigrad/backend/cuda/",
+    "cudnn": "minigrad/backend/cuda/",
 }
 
 

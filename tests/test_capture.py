@@ -683,9 +683,9 @@ class TestMemory:
         made: list[int] = []
         allocate = memory.Buffer.__init__
 
-        def counting(self: memory.Buffer, nbytes: int) -> None:
+        def counting(self: memory.Buffer, nbytes: int, purpose: str = "") -> None:
             made.append(nbytes)
-            allocate(self, nbytes)
+            allocate(self, nbytes, purpose)
 
         monkeypatch.setattr(memory.Buffer, "__init__", counting)
         for _ in range(3):

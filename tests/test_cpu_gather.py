@@ -2,58 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from itertools import product
 from math import prod
 
 import pytest
 from backend_harness import run_program
+from gather_definitions import (
+    DTYPES,
+    INDEX_DTYPES,
+    lookups,
+    reference_argmax,
+    reference_scatter_add,
+    reference_take,
+    values,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strided_operands import Layout, dense, layouts, run_strided
+from window_definitions import same
 
 from minigrad.backend.cpu import gather
-
-NAN, INF = math.nan, math.inf
-DTYPES = ("float32", "float64", "int32", "int64", "uint8", "bool")
-INDEX_DTYPES = ("int32", "int64")
-
-
-def same(got, expected):
-    return len(got) == len(expected) and all(
-        a == b or (a != a and b != b) for a, b in zip(got, expected, strict=True)
-    )
-
-
-def values(draw, dtype, n):
-    element = {"bool": st.booleans(), "uint8": st.sampled_from((0, 1, 200, 255))}.get(
-        dtype, st.integers(-3, 3)
-    )
-    if dtype.startswith("float"):
-        element = st.sampled_from((0.0, 1.0, 2.5, -INF, NAN))
-    return draw(st.lists(element, min_size=n, max_size=n))
-
-
-def reference_take(x, indices, shape):
-    a, r, b = shape
-    return [x[(i * r + j % r) * b + k] for i, j, k in product(range(a), indices, range(b))]
-
-
-def reference_scatter_add(indices, updates, shape):
-    a, r, b = shape
-    total = [0] * prod(shape)
-    for plane, (i, index), k in product(range(a), enumerate(indices), range(b)):
-        total[(plane * r + index % r) * b + k] += updates[(plane * len(indices) + i) * b + k]
-    return total
-
-
-@st.composite
-def lookups(draw):
-    """A shape (A, R, B), indices into R (none if it is empty), and their dtype."""
-    shape = (draw(st.integers(0, 3)), draw(st.integers(0, 6)), draw(st.integers(0, 20)))
-    index = st.integers(-shape[1], shape[1] - 1) if shape[1] else st.nothing()
-    indices = draw(st.lists(index, max_size=7 if shape[1] else 0))
-    return shape, indices, draw(st.sampled_from(INDEX_DTYPES))
 
 
 @settings(deadline=None, max_examples=150)
@@ -104,12 +72,7 @@ def test_argmax_is_the_first_maximum(data, dtype, a, r, b):
         data.draw(layouts((a, b))),
         "int64",
     )
-    expected = []
-    for plane, column in product(range(a), range(b)):
-        line = [x[(plane * r + i) * b + column] for i in range(r)]
-        first_nan = next((i for i, v in enumerate(line) if v != v), None)
-        expected.append(line.index(max(line)) if first_nan is None else first_nan)
-    assert got == expected
+    assert got == reference_argmax(x, shape)
 
 
 @pytest.mark.parametrize("index_dtype", INDEX_DTYPES)

@@ -15,6 +15,7 @@ from typing import cast
 
 import pytest
 
+import minigrad as mg
 from minigrad.data import (
     CIFAR10,
     IDX,
@@ -397,6 +398,9 @@ def test_tensor_dataset_conversions():
     assert (dataset.images.format, dataset.full_scale) == ("f", 1.0)
     assert dataset.images.tolist() == [[0.5], [1.5]]
     assert dataset.labels.tolist() == [0.25, 0.5]
+    for dtype in (mg.float16, mg.bfloat16):
+        halves = TensorDataset(mg.tensor([[0.5], [1.5]], dtype, "cpu"), [0, 1])
+        assert (halves.images.format, halves.images.tolist()) == ("f", [[0.5], [1.5]])
     frozen = TensorDataset(b"abcd", b"\0\1\2\3")  # read-only: copied
     assert (frozen.images.format, frozen.full_scale, frozen.shape) == ("B", 255.0, ())
     assert TensorDataset(memoryview(b"abcd")[::2], b"\0\1").images.tolist() == [97, 99]

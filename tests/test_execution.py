@@ -17,6 +17,7 @@ from observing import Watch
 import layers
 import minigrad as mg
 from minigrad import execution
+from minigrad.config import config, read_environment
 from minigrad.errors import AnomalyError
 from minigrad.graph import topological
 
@@ -319,3 +320,31 @@ class TestErrorsWhileRunning:
         with pytest.raises(IndexError):
             bad.item()
         assert norm.running_mean.tolist() == pytest.approx([2])
+
+
+def test_float32_matmul_precision():
+    assert mg.get_float32_matmul_precision() == "highest"
+    try:
+        for precision in ("high", "medium", "highest"):
+            mg.set_float32_matmul_precision(precision)
+            assert mg.get_float32_matmul_precision() == config.matmul_precision == precision
+        with pytest.raises(
+            ValueError,
+            match=r"float32_matmul_precision: expected 'highest', 'high' or 'medium', got 'low'",
+        ):
+            mg.set_float32_matmul_precision("low")
+        assert mg.get_float32_matmul_precision() == "highest"
+    finally:
+        config.matmul_precision = "highest"
+
+
+def test_the_environment_sets_the_matmul_precision(monkeypatch):
+    monkeypatch.delenv("MINIGRAD_MATMUL_PRECISION", raising=False)
+    assert read_environment().matmul_precision == "highest"
+    monkeypatch.setenv("MINIGRAD_MATMUL_PRECISION", "high")
+    assert read_environment().matmul_precision == "high"
+    monkeypatch.setenv("MINIGRAD_MATMUL_PRECISION", "tf32")
+    with pytest.raises(
+        ValueError, match=r"MINIGRAD_MATMUL_PRECISION: expected 'highest', .*, got 'tf32'"
+    ):
+        read_environment()

@@ -187,7 +187,7 @@ class Versioned(Legacy):
 
 
 class TestDlpack:
-    @pytest.mark.parametrize("dtype", ["bool", "uint8", "int32", "int64", "float32", "float64"])
+    @pytest.mark.parametrize("dtype", list(mg.dtype.BY_NAME))
     @pytest.mark.parametrize("wrapper", [Legacy, Versioned])
     def test_round_trip(self, wrapper: Any, dtype: str) -> None:
         x = mg.tensor([[1, 0, 1], [0, 1, 1]], dtype)
@@ -246,10 +246,15 @@ class TestTorch:
         assert mg.tensor(t[:, ::2]).tolist() == t[:, ::2].tolist()
         assert mg.tensor(t[1:, 1:]).tolist() == t[1:, 1:].tolist()
         assert mg.asarray(t > 3).tolist() == (t > 3).tolist()
+        for dtype in (torch.float16, torch.bfloat16):
+            h = mg.asarray(t.to(dtype).T)
+            assert f"torch.{h.dtype.name}" == str(dtype)
+            assert h.tolist() == t.T.tolist()
+            assert torch.from_dlpack(h).dtype is dtype
         with pytest.raises(
-            TypeError, match=r"asarray: expected one of .* got the DLPack type 2, 16 bits"
+            TypeError, match=r"asarray: expected one of .* got the DLPack type 0, 16 bits"
         ):
-            mg.asarray(t.half())
+            mg.asarray(t.short())
 
     def test_to_torch(self) -> None:
         torch = pytest.importorskip("torch")

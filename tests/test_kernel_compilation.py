@@ -12,6 +12,7 @@ import pytest
 
 numba = pytest.importorskip("numba")
 
+from minigrad.backend import cache_directory  # noqa: E402
 from minigrad.backend.cpu import driver, helpers, jit, kernel_cache  # noqa: E402
 
 NUMBERS = range(8)
@@ -93,7 +94,7 @@ def test_no_helper(kernels, started, monkeypatch: pytest.MonkeyPatch, reason: st
     elif reason == "few kernels":
         kernels = kernels[:2]
     elif reason == "no cache":
-        monkeypatch.setattr(kernel_cache, "_disabled", ["a reason"])
+        monkeypatch.setattr(cache_directory, "_disabled", ["a reason"])
     else:
         monkeypatch.setattr(sys, "executable", "/usr/bin/some-application")
     jit.compile_all(kernels)

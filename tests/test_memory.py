@@ -73,6 +73,8 @@ class TestBuffers:
         base = live_bytes()
         with pytest.raises(DeviceError, match=r"cpu: out of memory: asked for \d+ bytes while \d+"):
             memory.Buffer(1 << 60)
+        with pytest.raises(DeviceError, match=r"asked for \d+ bytes for the result of x"):
+            memory.Buffer(1 << 60, "the result of x")
         assert memory.live_bytes == base
 
     def test_the_pool_is_given_up_before_running_out(self, monkeypatch):

@@ -300,9 +300,9 @@ def test_index_out_of_range(bad, device):
     index = store([0, bad], (2,), int64, device)
     updates = store([1.0] * 2, (2,), float32, device)
     with pytest.raises(IndexError, match=f"{bad}"):
-        execution.compute([ops.take(x, index, axis=0)])
+        computed(ops.take(x, index, axis=0))
     with pytest.raises(IndexError, match=f"{bad}"):
-        execution.compute([ops.scatter_add(index, updates, size=4, axis=0)])
+        computed(ops.scatter_add(index, updates, size=4, axis=0))
 
 
 def _errors() -> list[tuple[str, Any, type[Exception], str]]:

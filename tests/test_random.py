@@ -87,6 +87,30 @@ def test_uniform_never_reaches_its_upper_end():
     assert set(u.tolist()) <= {2.0**24}
 
 
+@pytest.mark.parametrize(("dtype", "digits"), [(mg.float16, 11), (mg.bfloat16, 8)])
+def test_halves_are_drawn_in_float32_and_cast(dtype, digits):
+    """On a GPU that is not there: the graph of a draw, up to where the words come from."""
+    place, drawn = mg.Device("cuda"), []
+
+    class Words(Generator):
+        def draw(self, shape, device):
+            drawn.append(mg.graph.leaf(None, shape, mg.int32, device))
+            return drawn[-1]
+
+    words = Words()
+    u = mg.random._unit((3,), dtype, place, words)
+    assert u.dtype is mg.float32
+    masks = [n.attrs["value"] for n in mg.graph.topological([u]) if n.op.name == "const"]
+    assert -(2 ** (32 - digits)) in masks
+    for draw in (mg.random.uniform, mg.random.normal):
+        assert draw(3, dtype=dtype, device=place, generator=words).dtype is dtype
+    assert mg.random.uniform(3, 2.0, 5.0, dtype, place, words).dtype is dtype
+    p = mg.handle.wrap(mg.graph.leaf(None, (3,), dtype, place))
+    assert mg.random.bernoulli(3, p, generator=words).dtype is mg.bool
+    assert len(drawn) == 6
+    assert {w.shape for w in drawn} == {(3,)}
+
+
 def test_randint():
     x = mg.random.randint(-3, 4, 7000, generator=Generator(1)).tolist()
     counts = [x.count(k) for k in range(-3, 4)]

@@ -114,7 +114,7 @@ def _shared_arrays(group: Group, reads, space: Shape, placement: Placement, by_i
 
 
 def _keeps_cores_busy(group: Group, kept, space: Shape, reads: set[int], threads: int) -> bool:
-    """Whether the nest has work for most cores, or can be cut into parts that have (`backend/cpu/split.py`).
+    """Whether the nest has work for most cores, or can be cut into parts that have.
 
     Passes over a slice that stays in the cache move about half the bytes that separate nests do,
     so they are worth it while more than half of the cores are busy. A nest of one pass can be cut.

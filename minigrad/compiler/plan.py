@@ -46,7 +46,7 @@ class Plan:
         placement = Placement(worked_on, roots)
         threads = backend.num_threads()
         groups = fuse(placement, threads)
-        shared = worth_storing(placement, groups)
+        shared = worth_storing(placement, groups, backend.addition_bytes)
         if shared:
             placement = Placement(worked_on, roots, shared)
             groups = fuse(placement, threads)
@@ -67,16 +67,18 @@ class Plan:
         self.constants = [position.get(n.id, -1) for n in lowering.constants]
         input_slots = len(placement.inputs)
         self.outputs: list[tuple[int, int]] = []
-        fresh: dict[int, int] = {}  # slots that become the nodes' own memory -> bytes
+        fresh: dict[int, Node] = {}  # slots that become the nodes' own memory
         for node, root in zip(wanted, roots, strict=True):
             operand = placement.locate(root)
             assert operand is not None
             place = operand.slot
             if place >= input_slots:
-                fresh[place] = node.size * node.dtype.itemsize
+                fresh[place] = root
                 place = input_slots + list(fresh).index(place)
             self.outputs.append((position[node.id], place))
-        self.fresh = list(fresh.values())  # bytes of each buffer that a run fills
+        # Bytes of each buffer that a run fills, and what an error says of it.
+        self.fresh = [n.size * n.dtype.itemsize for n in fresh.values()]
+        self._purposes = [f"the result of {placement.base(n).op.name}" for n in fresh.values()]
         sizes = {
             placement.slots[n.id]: n.size * n.dtype.itemsize
             for n in placement.placed
@@ -88,7 +90,7 @@ class Plan:
         bound = [*range(input_slots), *fresh]
         constant_types = [n.dtype for n in lowering.constants]
         self.executable = backend.executable(program, offsets, arena, bound, constant_types)
-        self.allocate = backend.allocate
+        self._backend = backend
 
     def constant_values(self, nodes: Sequence[Node]) -> list[float]:
         """This graph's values of the plan's constants."""
@@ -96,6 +98,10 @@ class Plan:
             nodes[p].attrs["value"] if p >= 0 else v
             for p, v in zip(self.constants, self._const_values, strict=True)
         ]
+
+    def allocate(self, k: int) -> Any:
+        """New memory for buffer number `k` of those that a run fills."""
+        return self._backend.allocate(self.fresh[k], self._purposes[k])
 
     def run(
         self, inputs: list[Any], constants: list[float], fresh: list[Any] | None = None
@@ -105,7 +111,7 @@ class Plan:
         The latter are `fresh`, of at least the sizes in `self.fresh`, or newly allocated.
         """
         if fresh is None:
-            fresh = [self.allocate(nbytes) for nbytes in self.fresh]
+            fresh = [self.allocate(k) for k in range(len(self.fresh))]
         buffers = inputs + fresh
         with _lock:  # the tables and the arena are the plan's own
             self.executable.run(buffers, constants)

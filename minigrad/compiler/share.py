@@ -1,9 +1,10 @@
 """Elementwise values that several kernels would compute: again in each, or stored by the first.
 
-[Note: cost of a value] In bytes of memory traffic for an element. A core moves about three bytes in
-the time of a vectorized addition for it, so an `exp` costs as much as reading two float32; storing
-a value costs its bytes twice, since a line is fetched before it is written. So the derivative of a
-GELU is stored when a kernel along rows and one along columns want it, a ReLU's mask never.
+[Note: cost of a value] In bytes of memory traffic for an element. What a device moves in the time
+of an addition for it is its own fact: on a CPU an `exp` costs as much as reading two float32, on a
+GPU less than half of one. Storing a value costs its bytes twice, since on a CPU a line is fetched
+before it is written. So the derivative of a GELU is stored on a CPU when a kernel along rows and
+one along columns want it, a ReLU's mask never.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from minigrad.backend.recompute import additions, worth_keeping
 from minigrad.compiler.fuse import Group
 from minigrad.compiler.materialize import Placement
 
-ADDITION = 0.3  # bytes
 
-
-def worth_storing(placement: Placement, groups: Sequence[Group]) -> set[int]:
+def worth_storing(placement: Placement, groups: Sequence[Group], addition: float) -> set[int]:
     """Ids of the elementwise nodes to store, which the groups, in order, compute several times.
+
+    `addition` is the cost of an addition in bytes.
 
     Only values as large as the spaces of those groups: a smaller one is a scalar of their inner
     loops, and stored it could tear apart what is one kernel now.
@@ -45,7 +46,7 @@ def worth_storing(placement: Placement, groups: Sequence[Group]) -> set[int]:
             return prod(n for n, s in steps if s) * node.dtype.itemsize
         if node.op.kind != "map":
             return 0.0
-        return node.size * ADDITION * additions(node.op.name)
+        return node.size * addition * additions(node.op.name)
 
     def is_full_size(kept: list[int]) -> bool:
         node = graph[kept[-1]]

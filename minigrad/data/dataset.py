@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import operator
 from array import array
+from contextlib import suppress
 from math import prod
 from typing import Any
+
+from minigrad.encoding import decode
+from minigrad.handle import Handle
 
 Shape = tuple[int, ...]
 
@@ -136,19 +140,17 @@ def as_block(values: Any) -> memoryview[Any]:
 
 
 def _memoryview(values: Any) -> memoryview[Any]:
-    try:
-        return memoryview(values)
-    except TypeError:
-        from minigrad import asarray
-        from minigrad.execution import export_bytes
+    from minigrad import asarray
+    from minigrad.execution import export_bytes
 
-        tensor = asarray(values)
-        if 0 in tensor.shape:
-            raise ValueError(
-                f"data set: expected at least one element, got shape {tensor.shape}."
-            ) from None
-        # A copy: a compiled step may go on to write into a tensor's memory.
-        return shaped(bytearray(export_bytes(tensor)), tensor.dtype.format, tensor.shape)
+    if not isinstance(values, Handle):  # whose halves no memoryview reads everywhere
+        with suppress(TypeError):
+            return memoryview(values)
+    tensor = asarray(values)
+    if 0 in tensor.shape:
+        raise ValueError(f"data set: expected at least one element, got shape {tensor.shape}.")
+    # A copy: a compiled step may go on to write into a tensor's memory.
+    return decode(memoryview(bytearray(export_bytes(tensor))), tensor.dtype, tensor.shape)
 
 
 def converted(view: memoryview[Any], code: str) -> memoryview[Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigrad import handle, ops
 from minigrad.device import Device
-from minigrad.dtype import DType, of_scalar, promote
+from minigrad.dtype import DType, accumulator, of_scalar, promote
 from minigrad.graph import Node, Number, Shape, const
 from minigrad.handle import Handle
 from minigrad.ops.control import stop_gradient
@@ -105,6 +105,14 @@ def as_float(x: Node) -> Node:
     from minigrad.dtype import float32
 
     return x if x.dtype.kind == "float" else ops.cast(x, dtype=float32)
+
+
+def as_accumulator(x: Node) -> Node:
+    """`x`, or float32 of a half: what sums and statistics of it are computed in.
+
+    In float16 the sum behind a mean would overflow at 65504, in bfloat16 keep 8 binary digits.
+    """
+    return as_type(x, accumulator(x.dtype))
 
 
 def as_truth(x: Node) -> Node:

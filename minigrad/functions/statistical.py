@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from minigrad import ops
 from minigrad.dtype import DType, as_dtype, bool_, int32, int64
 from minigrad.functions.arguments import (
+    as_accumulator,
     as_truth,
     as_type,
     count,
@@ -61,7 +62,7 @@ def mean(x: Tensor, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
     """The arithmetic mean over `axis` of a floating tensor."""
     node = _floating("mean", x)
     axes = some_axes("mean", axis, node.ndim)
-    return _finish(_mean(node, axes), axes, keepdims)
+    return _finish(as_type(_mean(as_accumulator(node), axes), node.dtype), axes, keepdims)
 
 
 def var(x: Tensor, axis: Axis = None, *, correction: float = 0, keepdims: bool = False) -> Tensor:
@@ -71,14 +72,16 @@ def var(x: Tensor, axis: Axis = None, *, correction: float = 0, keepdims: bool =
     """
     node = _floating("var", x)
     axes = some_axes("var", axis, node.ndim)
-    return _finish(_var("var", node, axes, correction), axes, keepdims)
+    spread = _var("var", as_accumulator(node), axes, correction)
+    return _finish(as_type(spread, node.dtype), axes, keepdims)
 
 
 def std(x: Tensor, axis: Axis = None, *, correction: float = 0, keepdims: bool = False) -> Tensor:
     """The standard deviation over `axis`; its gradient is infinite where it is 0."""
     node = _floating("std", x)
     axes = some_axes("std", axis, node.ndim)
-    return _finish(ops.sqrt(_var("std", node, axes, correction)), axes, keepdims)
+    spread = ops.sqrt(_var("std", as_accumulator(node), axes, correction))
+    return _finish(as_type(spread, node.dtype), axes, keepdims)
 
 
 def max(x: Tensor, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
@@ -122,14 +125,15 @@ def all(x: Tensor, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
 
 def logsumexp(x: Tensor, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) over `axis`, without overflow."""
-    node = _floating("logsumexp", x)
+    given = _floating("logsumexp", x)
+    node = as_accumulator(given)
     axes = some_axes("logsumexp", axis, node.ndim)
     # The shift cancels, so it takes no part in the derivative. An infinite one gives inf - inf.
     top = ops.stop_gradient(ops.max_(node, axes=axes))
     finite = ops.less(ops.abs_(top), like(float("inf"), top))
     shift = ops.where(finite, top, zeros_like(top))
     total = ops.sum_(ops.exp(node - _spread(shift, node)), axes=axes)
-    return _finish(ops.log(total) + shift, axes, keepdims)
+    return _finish(as_type(ops.log(total) + shift, given.dtype), axes, keepdims)
 
 
 def _finish(x: Node, axes: tuple[int, ...], keepdims: bool) -> Tensor:

@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 from minigrad import ops
-from minigrad.functions.arguments import expand_to, node_of, one_axis
+from minigrad.functions.arguments import as_accumulator, as_type, expand_to, node_of, one_axis
 from minigrad.graph import Node, zeros_like
 from minigrad.handle import wrap
 from minigrad.nn.arguments import floating
@@ -96,8 +96,8 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along `axis`, shifted by the maximum so that nothing overflows."""
     node = floating("softmax", x)
     axes = (one_axis("softmax", axis, node.ndim),)
-    e = ops.exp(_below_maximum(node, axes))
-    return wrap(e / expand_to(ops.sum_(e, axes=axes), node.shape))
+    e = ops.exp(_below_maximum(as_accumulator(node), axes))
+    return wrap(as_type(e / expand_to(ops.sum_(e, axes=axes), node.shape), node.dtype))
 
 
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
@@ -108,8 +108,9 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 def log_softmax_node(x: Node, axis: int) -> Node:
     """`log_softmax` of a node."""
-    z = _below_maximum(x, (axis,))
-    return z - expand_to(ops.log(ops.sum_(ops.exp(z), axes=(axis,))), x.shape)
+    z = _below_maximum(as_accumulator(x), (axis,))
+    log_total = ops.log(ops.sum_(ops.exp(z), axes=(axis,)))
+    return as_type(z - expand_to(log_total, x.shape), x.dtype)
 
 
 def _below_maximum(x: Node, axes: tuple[int, ...]) -> Node:

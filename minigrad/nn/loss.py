@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from minigrad import execution, ops
 from minigrad.device import backend_of
 from minigrad.dtype import int64
-from minigrad.functions.arguments import as_type, drop_axes, expand_to, node_of
+from minigrad.encoding import decode
+from minigrad.functions.arguments import as_accumulator, as_type, drop_axes, expand_to, node_of
 from minigrad.graph import Node, like, zeros_like
 from minigrad.handle import wrap
 from minigrad.nn.activations import log_softmax_node
@@ -141,7 +142,8 @@ def _nll(
     if ignore_index is not None:
         counted = ops.where(ignored, zeros_like(counted), counted)
     every = tuple(range(loss.ndim))
-    return wrap(drop_axes(ops.sum_(loss, axes=every) / ops.sum_(counted, axes=every), every))
+    total, n = (ops.sum_(as_accumulator(v), axes=every) for v in (loss, counted))
+    return wrap(drop_axes(as_type(total / n, loss.dtype), every))
 
 
 def _labels(where: str, labels: Tensor, log_p: Node) -> Node:
@@ -172,7 +174,7 @@ def _checked(where: str, target: Node, classes: int, ignore_index: int | None) -
         return False
     execution.compute([target])
     nbytes = target.size * target.dtype.itemsize
-    values = backend_of(target.device).to_bytes(target.storage, nbytes).cast(target.dtype.format)
+    values = decode(backend_of(target.device).to_bytes(target.storage, nbytes), target.dtype)
     if not target.size or (min(values) >= 0 and max(values) < classes):
         return True
     for position, value in enumerate(values):
@@ -221,5 +223,5 @@ def _reduce(where: str, loss: Node, reduction: str) -> Tensor:
     if reduction == "none":
         return wrap(loss)
     every = tuple(range(loss.ndim))
-    total = drop_axes(ops.sum_(loss, axes=every), every)
-    return wrap(total if reduction == "sum" else total / loss.size)
+    total = drop_axes(ops.sum_(as_accumulator(loss), axes=every), every)
+    return wrap(as_type(total if reduction == "sum" else total / loss.size, loss.dtype))

@@ -6,6 +6,8 @@ matters: at mean / std = 10 000 the mean itself is rounded to a thousandth of th
 that error spoils x - mean and its derivative in the fourth digit. Relative to a sample the mean is
 of the size of the deviation, and forward and backward are right to the last digits at any mean. The
 `barrier` keeps the algebra from undoing it. Price: one subtraction an element, in a fused kernel.
+
+The halves are normalized in float32, and rounded once, at the end.
 """
 
 from __future__ import annotations
@@ -14,7 +16,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from minigrad import execution, ops
-from minigrad.functions.arguments import count, drop_axes, expand_to, some_axes
+from minigrad.dtype import PRECISION, accumulator
+from minigrad.functions.arguments import (
+    as_accumulator,
+    as_type,
+    count,
+    drop_axes,
+    expand_to,
+    some_axes,
+)
 from minigrad.functions.elementwise import rsqrt, where
 from minigrad.functions.manipulation import reshape
 from minigrad.functions.statistical import mean as mean_of
@@ -25,8 +35,6 @@ from minigrad.nn.arguments import beside, floating, integer
 if TYPE_CHECKING:
     from minigrad.functions.arguments import Axis
     from minigrad.tensor import Tensor
-
-SMALLEST_EPS = {"float32": 2.0**-23, "float64": 2.0**-52}  # 1 + eps is the next number after 1
 
 
 def centre(x: Tensor, axes: Axis) -> tuple[Tensor, Tensor]:
@@ -58,11 +66,13 @@ def moments(x: Tensor, axes: Axis, keepdims: bool = False) -> tuple[Tensor, Tens
     else:
         z, sample = _centred(node, over), _sample(node, over)
     n = count(node, over)
+    z = as_accumulator(z)
     mean = ops.sum_(z, axes=over) / n
     deviation = z - expand_to(mean, z.shape)
     var = ops.sum_(deviation * deviation, axes=over) / n
     if sample is not None:
-        mean = mean + sample
+        mean = mean + as_accumulator(sample)
+    mean, var = as_type(mean, node.dtype), as_type(var, node.dtype)
     if not keepdims:
         mean, var = drop_axes(mean, over), drop_axes(var, over)
     return wrap(mean), wrap(var)
@@ -141,17 +151,18 @@ def batch_norm(
         if r is not None and tuple(r.shape) != channels:
             raise ValueError(f"{name}: expected {label} of shape {channels}, got {r.shape}.")
     axes = (0, *range(2, node.ndim))
+    x = _wide(x)
     if running_mean is not None and running_var is not None and not training:
         statistics = running_mean, running_var
-        mean, var = (_per_channel(r.astype(node.dtype), x) for r in statistics)
-        return normalize(x, mean, var, eps, weight, bias)
+        mean, var = (_per_channel(r.astype(x.dtype), x) for r in statistics)
+        return normalize(x, mean, var, eps, weight, bias).astype(node.dtype)
     n = count(node, axes)
     _require_several(name, node, n)
     z, sample = centre(x, axes)
     mean, var = moments(z, axes, keepdims=True)
     if training and running_mean is not None and running_var is not None and n:
         update_running(running_mean, running_var, mean + sample, var, n, momentum)
-    return normalize(z, mean, var, eps, weight, bias)
+    return normalize(z, mean, var, eps, weight, bias).astype(node.dtype)
 
 
 def update_running(
@@ -194,8 +205,9 @@ def layer_norm(
     node = floating("layer_norm", x)
     axes = _trailing("layer_norm", node, normalized_shape, weight, bias)
     _require_several("layer_norm", node, count(node, axes))
-    z, _ = centre(x, axes)
-    return normalize(z, *moments(z, axes, keepdims=True), eps, weight, bias)
+    z, _ = centre(_wide(x), axes)
+    y = normalize(z, *moments(z, axes, keepdims=True), eps, weight, bias)
+    return y.astype(node.dtype)
 
 
 def rms_norm(
@@ -212,9 +224,10 @@ def rms_norm(
     node = floating("rms_norm", x)
     axes = _trailing("rms_norm", node, normalized_shape, weight, None)
     if eps is None:
-        eps = SMALLEST_EPS[node.dtype.name]
+        eps = 2.0 ** (1 - PRECISION[node.dtype])
+    x = _wide(x)
     y = x * rsqrt(mean_of(x * x, axis=axes, keepdims=True) + eps)
-    return y if weight is None else y * weight
+    return (y if weight is None else y * weight).astype(node.dtype)
 
 
 def group_norm(
@@ -235,14 +248,16 @@ def group_norm(
     if channels % groups:
         raise ValueError(f"group_norm: expected num_groups to divide {channels}, got {groups}.")
     weight, bias = (_affine("group_norm", node, *p) for p in (("weight", weight), ("bias", bias)))
-    grouped = reshape(x, (n, groups, channels // groups, *spatial))  # (N, G, C / G, *spatial)
+    grouped = reshape(
+        _wide(x), (n, groups, channels // groups, *spatial)
+    )  # (N, G, C / G, *spatial)
     axes = tuple(range(2, node.ndim + 1))
     _require_several("group_norm", node, count(grouped.node, axes))
     z, _ = centre(grouped, axes)
     y = reshape(normalize(z, *moments(z, axes, keepdims=True), eps), node.shape)
     if weight is not None:
         y = y * weight
-    return y if bias is None else y + bias
+    return (y if bias is None else y + bias).astype(node.dtype)
 
 
 def instance_norm(
@@ -273,12 +288,12 @@ def instance_norm(
     axes = tuple(range(2, node.ndim))
     n = count(node, axes)
     _require_several(name, node, n)
-    z, sample = centre(x, axes)
+    z, sample = centre(_wide(x), axes)
     mean, var = moments(z, axes, keepdims=True)
     if running_mean is not None and running_var is not None and node.shape[0]:
         new_mean, new_var = (mean_of(t, axis=0, keepdims=True) for t in (mean + sample, var))
         update_running(running_mean, running_var, new_mean, new_var, n, momentum)
-    return normalize(z, mean, var, eps, weight, bias)
+    return normalize(z, mean, var, eps, weight, bias).astype(node.dtype)
 
 
 def local_response_norm(
@@ -321,12 +336,17 @@ def local_response_norm(
         raise ValueError(
             f"{name}: expected mode 'across_channels' or 'within_channel', got {mode!r}."
         )
+    wide = as_accumulator(node)
     around = ops.window_sum(
-        node * node, axes=axes, size=window, stride=(1, 1), padding=margins, dilation=(1, 1),
+        wide * wide, axes=axes, size=window, stride=(1, 1), padding=margins, dilation=(1, 1),
         input_dilation=(1, 1),
     )  # fmt: skip
     scale = around * (alpha / n) + k
-    return wrap(node * ops.pow_(scale, ops.like(-beta, scale)))
+    return wrap(as_type(wide * ops.pow_(scale, ops.like(-beta, scale)), node.dtype))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.astype(accumulator(x.dtype))
 
 
 def _sample(x: Node, axes: tuple[int, ...]) -> Node:

@@ -12,7 +12,6 @@ are tensors that the graph itself advances.
 from __future__ import annotations
 
 import weakref
-from array import array
 from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from typing import Any, cast
@@ -21,6 +20,7 @@ from minigrad import capture, execution
 from minigrad.creation import zeros
 from minigrad.device import Device, backend_of
 from minigrad.dtype import DType, float64
+from minigrad.encoding import encode
 from minigrad.graph import Shape, leaf
 from minigrad.handle import no_grad
 from minigrad.tensor import Tensor
@@ -343,6 +343,6 @@ def _number(group: Group, name: str) -> float:
 
 def _stored(value: float, shape: Shape, dtype: DType, device: Device) -> Tensor:
     """A tensor with memory of its own: equal constants would be one node, and so one state."""
-    data = array(dtype.format, [value]) * prod(shape)
-    storage = backend_of(device).from_bytes(memoryview(data).cast("B"))
+    data = bytes(encode([value], dtype)) * prod(shape)
+    storage = backend_of(device).from_bytes(memoryview(data))
     return Tensor(leaf(storage, shape, dtype, device))

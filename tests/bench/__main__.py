@@ -1,21 +1,23 @@
 """Prints ratios of PyTorch's time to ours, measured in one run: `python -m tests.bench [WORD ...]`.
 
 Words select rows by what their names contain. PyTorch runs eager, unless a row says otherwise, with
-as many threads as we do.
+as many threads as we do. `--device cuda` measures on a GPU, where larger rows are added and those
+about the CPU's compiler and memory left out.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections import defaultdict
 from collections.abc import Callable
 
 import torch
 
+import minigrad as mg
 from minigrad.backend.cpu.driver import num_threads
 from tests.bench import memory
 from tests.bench.convolution import convolution
-from tests.bench.models import gradient_penalty, lenet
+from tests.bench.models import gradient_penalty, lenet, resnet18
 from tests.bench.normalization import batch_norm_relu, double_backward, named, norm_activation
 from tests.bench.overhead import replay_overhead
 from tests.bench.start import start_times
@@ -44,15 +46,23 @@ ROWS: dict[str, Callable[[], Ratio]] = {
     "conv 64-64": convolution(64, 64, 32, 3, 1),
     "conv 128-128": convolution(128, 128, 16, 3, 1),
 }
+ON_A_GPU: dict[str, Callable[[], Ratio]] = {
+    "bn 256x64x56x56": batch_norm_relu((256, 64, 56, 56)),
+    "double backward 256x64x56x56": double_backward((256, 64, 56, 56)),
+    "resnet18": resnet18(),
+}
 
 
-def main(words: list[str]) -> None:
+def main(words: list[str], device: str) -> None:
     """Measure the rows that match every word."""
     torch.set_num_threads(num_threads())
+    torch.set_default_device(device)
+    mg.set_default_device(device)
     torch.manual_seed(0)
-    print(f"PyTorch {torch.__version__}, {num_threads()} threads\n{HEADER}")
+    place = torch.cuda.get_device_name() if device == "cuda" else f"{num_threads()} threads"
+    print(f"PyTorch {torch.__version__}, {place}\n{HEADER}")
     families: dict[str, list[float]] = defaultdict(list)
-    for key, run in ROWS.items():
+    for key, run in (ROWS | ON_A_GPU if device == "cuda" else ROWS).items():
         if all(word in key.split() for word in words):
             row = run()
             families[key.split()[0]].append(row.ratio)
@@ -60,6 +70,8 @@ def main(words: list[str]) -> None:
     for family in ("ln", "ln-gelu", "gn", "in"):
         if families[family]:
             print(f"{family}: geometric mean of the ratios {geometric_mean(families[family]):.2f}x")
+    if device == "cuda":
+        return
     if not words or "overhead" in words:
         print(replay_overhead(), flush=True)
     if not words or "start" in words:
@@ -71,4 +83,8 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("words", nargs="*", help="what the names of the rows must contain")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    arguments = parser.parse_args()
+    main(arguments.words, arguments.device)

@@ -70,6 +70,86 @@ def lenet(norm: bool, captured: bool = True, inductor: bool = False) -> Callable
     return run
 
 
+class TheirBlock(nn.Module):
+    """The basic block of He et al. 2016."""
+
+    def __init__(self, inner: int, outer: int, stride: int):
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU(),
+            nn.Conv2d(outer, outer, 3, 1, 1, bias=False), nn.BatchNorm2d(outer),
+        )  # fmt: skip
+        self.short = nn.Sequential()
+        if (inner, stride) != (outer, 1):
+            self.short = nn.Sequential(
+                nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.main(x) + self.short(x))
+
+
+class OurBlock(layers.Module):
+    """The same."""
+
+    def __init__(self, inner: int, outer: int, stride: int):
+        super().__init__()
+        conv, norm = layers.Conv2d, layers.BatchNorm2d
+        self.main = layers.Sequential(
+            conv(inner, outer, 3, stride, 1, bias=False), norm(outer), layers.ReLU(),
+            conv(outer, outer, 3, 1, 1, bias=False), norm(outer),
+        )  # fmt: skip
+        self.short = layers.Sequential()
+        if (inner, stride) != (outer, 1):
+            self.short = layers.Sequential(conv(inner, outer, 1, stride, bias=False), norm(outer))
+
+    def forward(self, x: mg.Tensor) -> mg.Tensor:
+        return mg.nn.relu(self.main(x) + self.short(x))
+
+
+STAGES = [(64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)]
+
+
+def resnet18(batch: int = 256) -> Callable[[], Ratio]:
+    """One SGD step of ResNet-18 with a 3x3 stem, as usual for CIFAR-10 (He et al. 2016)."""
+
+    def blocks(block: Callable[[int, int, int], object]) -> list:
+        return [b for i, o, s in STAGES for b in (block(i, o, s), block(o, o, 1))]
+
+    def run() -> Ratio:
+        x, y = torch.randn(batch, 3, 32, 32), torch.randint(0, 10, (batch,))
+        settings = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+        theirs = nn.Sequential(
+            nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(),
+            *blocks(TheirBlock), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10),
+        )  # fmt: skip
+        ours = layers.Sequential(
+            layers.Conv2d(3, 64, 3, 1, 1, bias=False), layers.BatchNorm2d(64), layers.ReLU(),
+            *blocks(OurBlock), layers.GlobalAvgPool2d(), layers.Flatten(), layers.Linear(512, 10),
+        )  # fmt: skip
+        their_optimizer = torch.optim.SGD(theirs.parameters(), **settings)
+        optimizer = mg.optim.SGD(ours.parameters(), **settings)
+        mine, labels = from_torch(x), from_torch(y)
+
+        @mg.compile
+        def step(x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:
+            optimizer.zero_grad()
+            loss = mg.nn.cross_entropy(ours(x), y)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        def their_step() -> None:
+            their_optimizer.zero_grad()
+            F.cross_entropy(theirs(x), y).backward()
+            their_optimizer.step()
+
+        name = f"ResNet-18 step, {batch}x3x32x32"
+        return paired(name, lambda: step(mine, labels), their_step, rounds=5)
+
+    return run
+
+
 def gradient_penalty(penalized: bool) -> Callable[[], Ratio]:
     """A critic of three convolutions with BN and tanh, width 32, on 64x3x32x32.
 

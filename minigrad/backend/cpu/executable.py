@@ -30,7 +30,7 @@ class _Arena:
         if nbytes > self.buffer.nbytes:
             self.buffer = Buffer(0)  # the old block goes before the new one comes
             release_free_blocks()
-            self.buffer = Buffer(nbytes)
+            self.buffer = Buffer(nbytes, "temporaries")
 
 
 arena = _Arena()

@@ -10,6 +10,7 @@ from dataclasses import replace
 from textwrap import indent
 
 from minigrad import dtype as dtypes
+from minigrad.backend import checks
 from minigrad.backend.cpu import tables
 from minigrad.backend.cpu.driver import num_threads
 from minigrad.backend.cpu.jit import compile_kernel
@@ -111,7 +112,7 @@ def take(program: Program, x: Operand, indices: Operand, out: Operand) -> None:
     Raises: IndexError, when the program runs, if an index is outside [-R, R); nothing is looked up
         where out is empty.
     """
-    _require("take", x, out, indices)
+    checks.require_indexed("take", x, out, indices)
     if out.size == 0:
         return
     bits = _BITS[x.dtype.itemsize]
@@ -128,9 +129,8 @@ def scatter_add(program: Program, indices: Operand, updates: Operand, out: Opera
     Shapes: indices (I,), updates (A, I, B), out (A, R, B). A numeric dtype; integers wrap.
     Raises: IndexError as `take`.
     """
-    _require("scatter_add", out, updates, indices)
-    if out.dtype.kind == "bool":
-        raise TypeError("scatter_add: expected a numeric dtype, got bool. Cast first.")
+    checks.require_indexed("scatter_add", out, updates, indices)
+    checks.require_additive(out)
     if out.size == 0 and updates.size == 0:
         return
     operands = {"indices": indices, "updates": updates, "out": out}
@@ -146,13 +146,10 @@ def argmax(program: Program, x: Operand, out: Operand) -> None:
 
     Shapes: x (A, R, B) -> out (A, B) int64; R > 0. Any dtype.
     """
-    if out.dtype.name != "int64":
-        raise TypeError(f"argmax: expected out of dtype int64, got {out.dtype.name}.")
+    checks.require_argmax(x, out)
     if out.size == 0:
         return
     length, columns = x.shape[1:]
-    if length == 0:
-        raise ValueError(f"argmax: expected a non-empty axis, got x of shape {x.shape}.")
     if x.dtype.kind == "bool":
         x = replace(x, dtype=_BITS[1])
     if columns == 1 or x.strides[1] == 1:
@@ -168,17 +165,6 @@ def argmax(program: Program, x: Operand, out: Operand) -> None:
     sizes = {"length": length, "columns": columns} | _blocks(out.shape[0], columns, x.size)
     extent = out.shape[0] * sizes["blocks"]
     _launch(program, "argmax_columns", _ARGMAX_COLUMNS, operands, sizes, extent, x.size)
-
-
-def _require(where: str, whole: Operand, part: Operand, indices: Operand) -> None:
-    if whole.dtype != part.dtype:
-        raise TypeError(f"{where}: expected one dtype, got {whole.dtype.name}, {part.dtype.name}.")
-    if indices.dtype.name not in ("int32", "int64"):
-        raise TypeError(
-            f"{where}: expected int32 or int64 indices, got {indices.dtype.name}. Cast them."
-        )
-    if whole.shape[1] == 0 and part.size:
-        raise IndexError(f"{where}: expected a non-empty axis to index, got shape {whole.shape}.")
 
 
 def _blocks(rows: int, columns: int, work: int) -> dict[str, int]:
@@ -205,11 +191,7 @@ def _launch(
     names = list(sizes)
     values: list[int | Pointer] = [*sizes.values()]
     if status:
-        length = sizes["length"]
-        message = (
-            f"{name}: expected indices in [{-length}, {length}), got {{value}}. "
-            "Check the indices, or the axis they index."
-        )
+        message = checks.out_of_range(name, sizes["length"])
         names.append("status")
         values.append(Pointer(program.status_slot(message)))
     text = tables.source(operands, names, body, unit=inner if dense else ())

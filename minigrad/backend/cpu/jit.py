@@ -6,12 +6,11 @@ A plan's kernels are compiled together, the longest first, by this process and h
 from __future__ import annotations
 
 import hashlib
-import sys
 import time
 from collections.abc import Iterable
 
 from minigrad.backend.cpu import helpers, kernel_cache, native
-from minigrad.config import config
+from minigrad.backend.debug import announce
 
 HEADER = """\
 import math
@@ -92,8 +91,4 @@ def compile_all(kernels: Iterable[Kernel]) -> None:
 
 def _link(kernel: Kernel, code: bytes, how: str, started: float) -> None:
     kernel._address = native.link(code, kernel.entry)
-    if config.debug >= 1:
-        milliseconds = 1e3 * (time.perf_counter() - started)
-        print(f"minigrad: {how} {kernel.name} in {milliseconds:.0f} ms", file=sys.stderr)
-    if config.debug >= 4:
-        print(kernel.source, file=sys.stderr)
+    announce(how, kernel.name, kernel.source, started)

@@ -3,8 +3,7 @@
 An entry is two files: its source, `<entry>.py`, which tracebacks and debuggers show, and its object
 code, `<entry>.o`, behind a digest, so that a damaged one counts as missing. Whoever compiles an
 entry holds a lock on its source file meanwhile; the lock ends with the process. The directory's
-name carries a digest of this package's own sources and of the versions and CPU involved. Cached
-kernels are code: a directory that somebody else could write to is refused.
+name carries a digest of this package's own sources and of the versions and CPU involved.
 """
 
 from __future__ import annotations
@@ -12,9 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import stat
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -24,8 +21,7 @@ import llvmlite
 import llvmlite.binding
 import numba
 
-from minigrad.config import config
-from minigrad.errors import CacheWarning
+from minigrad.backend.cache_directory import disable, private_directory
 
 try:
     import fcntl
@@ -101,69 +97,15 @@ def _write(path: Path, content: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        _disable(f"cannot write {path} ({error.strerror})")
-
-
-_disabled: list[str] = []  # why there is no directory
-
-
-def _disable(reason: str) -> None:
-    if not _disabled:
-        warnings.warn(
-            f"kernel cache: {reason}; kernels are compiled anew in every process. "
-            "Set MINIGRAD_CACHE_DIR to a private, writable directory.",
-            CacheWarning,
-            stacklevel=2,
-        )
-    _disabled.append(reason)
+        disable(f"cannot write {path} ({error.strerror})")
 
 
 def directory() -> Path | None:
     """Where kernels are kept, or None (after one warning) when no safe place is writable."""
-    return None if _disabled else _usable_directory()
+    return private_directory(f"cpu-{_fingerprint()}")
 
 
 @cache
-def _usable_directory() -> Path | None:
-    base = Path(config.cache_dir or _default_base())
-    folder = base / f"cpu-{_fingerprint()}"
-    try:
-        for place in (*reversed(folder.parents), folder):  # `parents=True` would ignore the mode
-            if not place.exists():
-                place.mkdir(mode=0o700, exist_ok=True)
-        problem = _unsafe(folder)
-        if problem is None:
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-    except OSError as error:
-        problem = f"{folder} is not writable ({error.strerror})"
-    if problem is None:
-        return folder
-    _disable(problem)
-    return None
-
-
-def _unsafe(folder: Path) -> str | None:
-    """Why a directory must not be trusted: it, or one above it, is somebody else's to write."""
-    if not hasattr(os, "getuid"):  # Windows: the profile directory is private by default
-        return None
-    for place in (folder, *folder.resolve().parents):
-        info = place.stat()
-        if place in (folder, folder.parent) and info.st_uid != os.getuid():
-            return f"{place} belongs to another user, and cached kernels are code"
-        sticky = info.st_mode & stat.S_ISVTX  # in /tmp others cannot replace what is ours
-        if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
-            return f"{place} can be written by other users, and cached kernels are code"
-        if place in (folder, folder.parent) and info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return f"{place} can be written by other users, and cached kernels are code"
-    return None
-
-
-def _default_base() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(home) / "minigrad"
-
-
 def _fingerprint() -> str:
     digest = hashlib.sha256()
     for part in (

@@ -13,6 +13,7 @@ import mmap
 import threading
 from collections import defaultdict, deque
 
+from minigrad.backend.debug import for_purpose
 from minigrad.errors import DeviceError
 
 ALIGNMENT = 64
@@ -49,7 +50,7 @@ class Block:
             self.address = base + (-base) % ALIGNMENT
 
 
-def _new_block(size: int) -> Block:
+def _new_block(size: int, purpose: str) -> Block:
     try:
         try:
             return Block(size)
@@ -58,8 +59,8 @@ def _new_block(size: int) -> Block:
             return Block(size)
     except (MemoryError, OSError, ValueError, OverflowError) as error:
         raise DeviceError(
-            f"cpu: out of memory: asked for {size} bytes while {live_bytes} are held. "
-            "Use a smaller batch, or drop tensors that are no longer needed."
+            f"cpu: out of memory: asked for {size} bytes{for_purpose(purpose)} while {live_bytes} "
+            "are held. Use a smaller batch, or drop tensors that are no longer needed."
         ) from error
 
 
@@ -89,14 +90,14 @@ class Buffer:
 
     __slots__ = ("__weakref__", "_block", "address", "has_slack", "nbytes", "owner")
 
-    def __init__(self, nbytes: int):
+    def __init__(self, nbytes: int, purpose: str = ""):
         self._block: Block | None = None
         size = _rounded(nbytes)
         block = _take_free(size)
         _count(size, 0 if block is None else -size)
         if block is None:
             try:
-                block = _new_block(size)
+                block = _new_block(size, purpose)
             except BaseException:
                 _count(-size, 0)
                 raise

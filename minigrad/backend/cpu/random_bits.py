@@ -15,9 +15,10 @@ A draw of n elements uses ceil(n / 4) blocks: the next draw's counter is that mu
 
 from __future__ import annotations
 
+from minigrad.backend.checks import require_random_bits
 from minigrad.backend.cpu.jit import compile_kernel
 from minigrad.backend.cpu.tables import shares
-from minigrad.backend.launch import Operand, Program, contiguous_strides
+from minigrad.backend.launch import Operand, Program
 
 # Every word sits in the low half of a uint64 lane, where LLVM finds the 32 x 32 -> 64 bit multiply
 # (vpmuludq), and so vectorizes over the blocks.
@@ -62,21 +63,9 @@ def random_bits(program: Program, state: Operand, out: Operand) -> None:
 
     Shapes: state (2,) int64 -> out any shape, dense, int32.
     """
-    where = "random_bits"
-    if state.shape != (2,) or state.dtype.name != "int64" or out.dtype.name != "int32":
-        raise TypeError(
-            f"{where}: expected state (2,) int64 and out int32, "
-            f"got {state.shape} {state.dtype.name} and {out.dtype.name}."
-        )
+    require_random_bits(state, out)
     if out.size == 0:
         return
-    if any(
-        n > 1 and stride != dense
-        for n, stride, dense in zip(
-            out.shape, out.strides, contiguous_strides(out.shape), strict=True
-        )
-    ):
-        raise ValueError(f"{where}: expected a dense out, got strides {out.strides}. Copy after.")
     blocks = -(-out.size // 4)
     args = (state.pointer, state.strides[0], out.pointer, out.size)
     program.launch(compile_kernel("random_bits", _SOURCE), args, blocks, shares(8 * blocks, blocks))

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from math import gcd, prod
 from typing import Any
 
+from minigrad.backend.checks import require_numeric
 from minigrad.backend.cpu import tables
 from minigrad.backend.cpu import window_kernels as kernels
 from minigrad.backend.cpu.jit import compile_kernel
@@ -44,7 +45,7 @@ def window_sum(
     dilation * (size - 1) - padding.
     Shapes: x (A, B, H, W) -> out (A, B, OH, OW), one numeric dtype.
     """
-    _require("window_sum", x, out)
+    require_numeric("window_sum", x, out)
     operands = {"x": x, "out": out}
     if input_dilation == (1, 1) and _in_pairs(x, out, size, stride, padding, dilation, out):
         _launch_pairs(program, "pair_sum", operands, out, out.shape[2])
@@ -89,7 +90,7 @@ def window_max(
 
     Shapes: x (A, B, H, W) -> out (A, B, OH, OW), one numeric dtype.
     """
-    _require("window_max", x, out)
+    require_numeric("window_max", x, out)
     operands = {"x": x, "out": out}
     if _in_pairs(x, out, size, stride, padding, dilation, out):
         _launch_pairs(program, "pair_max", operands, out, out.shape[2])
@@ -118,8 +119,8 @@ def window_select(
 
     Shapes: x, u (A, B, H, W) -> out (A, B, OH, OW). u and out share a dtype; x's may differ.
     """
-    _require("window_select", x)
-    _require("window_select", u, out)
+    require_numeric("window_select", x)
+    require_numeric("window_select", u, out)
     operands = {"x": x, "u": u, "out": out}
     if u.dtype == x.dtype and _in_pairs(x, out, size, stride, padding, dilation, u, out):
         _launch_pairs(program, "pair_select", operands, out, out.shape[2])
@@ -152,8 +153,8 @@ def window_scatter(
     See [Note: ties].
     Shapes: x (A, B, H, W), g (A, B, OH, OW) -> out (A, B, H, W). g and out share a dtype.
     """
-    _require("window_scatter", x)
-    _require("window_scatter", g, out)
+    require_numeric("window_scatter", x)
+    require_numeric("window_scatter", g, out)
     operands = {"x": x, "g": g, "out": out}
     if g.dtype == x.dtype and _in_pairs(x, g, size, stride, padding, dilation, g, out):
         _launch_pairs(program, "pair_scatter", operands, g, -(-out.shape[2] // 2))
@@ -171,14 +172,6 @@ def window_scatter(
 
 
 # ---- structure: which kernel serves
-
-
-def _require(where: str, first: Operand, *others: Operand) -> None:
-    if first.dtype.kind == "bool" or any(o.dtype != first.dtype for o in others):
-        found = ", ".join(o.dtype.name for o in (first, *others))
-        raise TypeError(
-            f"{where}: expected operands of one numeric dtype, got {found}. Cast first."
-        )
 
 
 def _in_pairs(

@@ -1,4 +1,8 @@
-"""Loop nests without reductions: a thread for each pack of elements."""
+"""Loop nests without reductions: threads are numbered along all axes, the innermost in packs.
+
+There are no more blocks than keep the chip busy; each thread takes several packs in turn, so that
+what it reads from the table is read once.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,24 @@ from math import prod
 from minigrad.backend.cuda.nest_emitter import NestEmitter
 from minigrad.backend.cuda.prelude import THREADS
 
+BLOCKS = 16  # of one multiprocessor, twice what can be at work at the same time
+
 
 class Elementwise(NestEmitter):
-    """Every axis is kept; threads are numbered along all of them, the innermost in packs."""
+    """Every axis is kept."""
 
-    def emit(self) -> None:
-        """Append the launch."""
+    def emit(self, processors: int) -> None:
+        """Append the launch on a chip of so many multiprocessors."""
         self.lanes = self.widest()
         axes = list(range(self.rank))
         packs = prod(self.nest.shape) // self.lanes
         kind = self.index
         self.word(packs, "packs")
         self.divisors(axes, self.lanes)
-        self.line(f"const {kind} flat = ({kind})blockIdx.x * {THREADS} + threadIdx.x;")
-        self.line("if (flat >= packs) return;")
         self.declare()
+        start, step = f"({kind})blockIdx.x * {THREADS}", f"({kind})gridDim.x * {THREADS}"
+        self.open(f"for ({kind} flat = {start} + threadIdx.x; flat < packs; flat += {step})")
         self.decode(axes, "flat", self.lanes)
         self.work(0, set(), axes)
-        self.launch(-(-packs // THREADS), THREADS)
+        self.close()
+        self.launch(min(-(-packs // THREADS), BLOCKS * processors), THREADS)

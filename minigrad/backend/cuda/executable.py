@@ -58,6 +58,9 @@ class Executable:
             for word, arg in enumerate(launch.args, start)
             if isinstance(arg, Pointer)
         ]
+        # What library calls read besides their arguments.
+        settings = (getattr(launch.kernel, "setting", None) for launch in program.launches)
+        self._settings = [s for s in dict.fromkeys(settings) if s is not None]
 
     def run(self, buffers: Sequence[Any], constants: Sequence[float]) -> None:
         """Run with these buffers for the bound slots and these values of the constants.
@@ -72,7 +75,7 @@ class Executable:
             self._runtime.upload(self._memory.address, memoryview(words))
             self._uploaded = words
         key = tuple([self._tables.words[word] for word in self._baked])
-        key += tuple(self._settings())
+        key += tuple([setting() for setting in self._settings])
         if key not in self._graphs:
             self._launch()
             self._graphs[key] = None  # next time it is worth a graph
@@ -85,11 +88,6 @@ class Executable:
             self._runtime.replay(self._graphs[key])
         if self.program.checks:
             self._device.unchecked[id(self)] = self
-
-    def _settings(self) -> Sequence[Any]:
-        """What library calls read besides their arguments."""
-        settings = (getattr(launch.kernel, "setting", None) for launch in self.program.launches)
-        return [setting() for setting in dict.fromkeys(settings) if setting is not None]
 
     def _launch(self) -> None:
         words = self._tables.words

@@ -98,8 +98,10 @@ def cast(dtype: DType, text: str, source: DType) -> str:
         return f"({text}) != 0"
     if dtype.kind == "uint" and source.is_floating:
         text = f"(int)({text})"  # a negative number wraps
-    text = f"({register_type(dtype)})({text})"
-    return f"round_{dtype.name}({text})" if is_rounded(dtype) and dtype != source else text
+    if is_rounded(dtype) and dtype != source:
+        wide = source.itemsize == 8
+        return f"round_{dtype.name}({f'to_odd({text})' if wide else f'(float)({text})'})"
+    return f"({register_type(dtype)})({text})"
 
 
 def render(name: str, dtype: DType, argument: DType, arguments: list[str]) -> str:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad.backend.cuda import conv
+from minigrad.backend.cuda import conv, gather, gemm, window
 from minigrad.backend.cuda.loops import emit
+from minigrad.backend.cuda.random_bits import random_bits
+from minigrad.backend.cuda.scatter_add import scatter_add
 from minigrad.backend.launch import Operand, Program
 from minigrad.backend.loopnest import LoopNest
 
 
 class Library:
     """What the compiler lowers to, for a chip of so many multiprocessors."""
+
+    random_bits = staticmethod(random_bits)
+    take = staticmethod(gather.take)
+    window_max = staticmethod(window.window_max)
+    window_scatter = staticmethod(window.window_scatter)
+    window_select = staticmethod(window.window_select)
+    window_sum = staticmethod(window.window_sum)
 
     def __init__(self, processors: int):
         self.processors = processors
@@ -25,3 +34,17 @@ class Library:
     ) -> None:
         """A convolution: see `conv`."""
         conv.conv2d(program, x, w, out, **parameters, processors=self.processors)
+
+    def dot(self, program: Program, a: Operand, b: Operand, out: Operand) -> None:
+        """A matrix product: see `gemm`."""
+        gemm.dot(program, a, b, out, self.processors)
+
+    def argmax(self, program: Program, x: Operand, out: Operand) -> None:
+        """The place of a maximum: see `gather`."""
+        gather.argmax(program, x, out, self.processors)
+
+    def scatter_add(
+        self, program: Program, indices: Operand, updates: Operand, out: Operand
+    ) -> None:
+        """Sums over equal indices: see `scatter_add`."""
+        scatter_add(program, indices, updates, out, self.processors)

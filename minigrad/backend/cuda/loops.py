@@ -4,7 +4,7 @@ Kernels are generic in sizes and strides, which come from the table, and special
 rank, which axes are kept, which strides are 0 or 1 along the innermost axis, how many elements move
 at once, dtypes, expressions. There are three shapes of code:
 
-* elementwise: a thread for each pack of elements;
+* elementwise: threads for packs of elements;
 * rows (the innermost axis is reduced): a team of threads side by side for each kept point;
 * columns (it is kept): threads side by side for kept points, a team of rows below each other.
 
@@ -14,12 +14,13 @@ kernel combines what the parts give.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from minigrad.backend.cuda.elementwise import Elementwise
 from minigrad.backend.cuda.reductions import Columns, Rows
-from minigrad.backend.launch import Program, contiguous_strides
-from minigrad.backend.loopnest import Access, LoopNest, Reduction, simplified
+from minigrad.backend.launch import Operand, Program, contiguous_strides
+from minigrad.backend.loopnest import Access, LoopNest, Reduction, Store, simplified
 from minigrad.dtype import DType, float32, float64, int64
 
 
@@ -29,7 +30,7 @@ def emit(program: Program, nest: LoopNest, processors: int) -> None:
         return  # nothing to write
     if not nest.reductions:
         if prod(nest.shape):
-            Elementwise(program, nest).emit()
+            Elementwise(program, nest).emit(processors)
         return
     kernel = (Columns if nest.kept[-1] else Rows)(program, nest, processors)
     if kernel.parts == 1:
@@ -42,6 +43,18 @@ def emit(program: Program, nest: LoopNest, processors: int) -> None:
     ]
     kernel.emit(partial)
     emit(program, simplified(_combination(nest, partial, kernel.parts, kept)), processors)
+
+
+def dense(program: Program, operand: Operand, processors: int) -> Operand:
+    """A row-major copy in scratch memory."""
+    slot = program.scratch_slot(operand.size * operand.dtype.itemsize)
+    strides = contiguous_strides(operand.shape)
+    load = ("load", Access(operand.slot, operand.dtype, operand.strides, operand.offset))
+    store = Store(0, Access(slot, operand.dtype, strides, 0), 0)
+    kept = (True,) * len(operand.shape)
+    nest = LoopNest(operand.shape, kept, [load], [operand.dtype], [], [store])
+    emit(program, simplified(nest), processors)
+    return replace(operand, slot=slot, strides=strides, offset=0)
 
 
 def partial_type(r: Reduction) -> DType:

@@ -12,9 +12,9 @@ class Buffer:
 
     __slots__ = ("__weakref__", "_memory", "address", "nbytes", "owner", "runtime")
 
-    def __init__(self, runtime: Any, nbytes: int):
+    def __init__(self, runtime: Any, nbytes: int, purpose: str = ""):
         self.runtime = runtime
-        self._memory = runtime.allocate(nbytes)
+        self._memory = runtime.allocate(nbytes, purpose)
         self.address, self.nbytes = self._memory.address, nbytes
         self.owner: object = None
 

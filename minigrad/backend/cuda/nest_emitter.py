@@ -40,6 +40,7 @@ class NestEmitter:
         self.varies = self._dependencies()
         self.index = "int" if self._reach() < 1 << 31 else "i64"
         self.lanes = 1
+        self.moved: set[Access] = set()  # those with a local o0, o1, ...: how far they have moved
         self.lines: list[str] = []
         self.depth = 1
         self.words: list[object] = []
@@ -138,11 +139,9 @@ class NestEmitter:
         """Read strides, addresses and constants."""
         for access, j in self.accesses.items():
             writes = any(access == x.access for x in (*self.nest.reductions, *self.nest.stores))
-            kind = f"{memory_type(access.dtype)}*"
-            kind = kind if writes else f"const {kind}"
-            pointer = Pointer(access.slot, access.offset * access.dtype.itemsize)
-            self.line(f"{kind} __restrict__ p{j} = ({kind})table[{len(self.words)}];")
-            self.words.append(pointer)
+            kind = memory_type(access.dtype) if writes else f"const {memory_type(access.dtype)}"
+            self.line(f"{kind}* p{j} = array_at<{kind}>(table[{len(self.words)}]);")
+            self.words.append(Pointer(access.slot, access.offset * access.dtype.itemsize))
             for a, s in enumerate(access.strides):
                 if s and not (a == self.lane and s == 1):
                     self.word(s, f"s{j}_{a}")
@@ -189,17 +188,23 @@ class NestEmitter:
                 terms.append(f"i{a}" if unit else f"i{a} * s{j}_{a}")
         return " + ".join(terms)
 
-    def place(self, access: Access, axes: Iterable[int], name: str | None = None) -> str:
-        """The address of an access (or one that `name` holds) moved along `axes`."""
-        start = name or f"p{self.accesses[access]}"
+    def place(self, access: Access, axes: Iterable[int]) -> str:
+        """The address of an access moved along `axes`, and by what `moved` says."""
+        j = self.accesses[access]
+        terms = [f"o{j}"] if access in self.moved else []
         offset = self.offset(access, axes)
-        return f"{start} + ({offset})" if offset else start
+        terms += [offset] if offset else []
+        return f"p{j} + ({' + '.join(terms)})" if terms else f"p{j}"
 
-    def assign(self, k: int, address: str = "") -> None:
-        """Compute expression k, which does not change along the lanes, or lane j of it."""
+    def assign(self, k: int, loaded: str = "") -> None:
+        """Compute expression k, which does not change along the lanes, or lane j of it.
+
+        Args:
+            loaded: how, if it is a load.
+        """
         e, dtype = self.nest.expressions[k], self.nest.types[k]
         if e[0] == "load":
-            text = f"load({address})"
+            text = loaded
         elif e[0] == "index":
             terms = [f"x{k}"] + [f"x{k}_{a} * i{a}" for a, c in enumerate(e[1].coefficients) if c]
             if self.lanes > 1 and e[1].coefficients[self.lane]:
@@ -223,14 +228,14 @@ class NestEmitter:
         moving = [k for k in todo if self.lane in self.varies[k]]
         for k in fixed:
             e = self.nest.expressions[k]
-            self.assign(k, self.place(e[1], axes, self.base(e[1])) if e[0] == "load" else "")
+            self.assign(k, f"read({self.place(e[1], axes)})" if e[0] == "load" else "")
         packs = {}
         for k in moving:
             e = self.nest.expressions[k]
             if e[0] == "load" and e[1].strides[self.lane] == 1:
                 packs[k] = f"v{k}"
-                address = self.place(e[1], axes, self.base(e[1]))
-                self.line(f"const auto v{k} = load_pack<{self.lanes}>({address});")
+                address = self.place(e[1], axes)
+                self.line(f"const auto v{k} = read_pack<{self.lanes}>({address});")
         stores = [s for s in self.nest.stores if s.level == level]
         for n, s in enumerate(stores):
             if s.access.strides[self.lane] == 1:
@@ -242,9 +247,9 @@ class NestEmitter:
         for k in moving:
             e = self.nest.expressions[k]
             if k in packs:
-                self.assign(k, f"&v{k}.at[{at}]")
+                self.assign(k, f"load(&v{k}.at[{at}])")
             else:
-                self.assign(k, self._stepped(e[1], axes) if e[0] == "load" else "")
+                self.assign(k, f"read({self._stepped(e[1], axes)})" if e[0] == "load" else "")
         for n, s in enumerate(stores):
             if s.access.strides[self.lane] == 1:
                 self.line(f"store(&w{n}.at[{at}], e{s.expression});")
@@ -255,21 +260,17 @@ class NestEmitter:
             self.close()
         for n, s in enumerate(stores):
             if s.access.strides[self.lane] == 1:
-                self.line(f"store_pack({self.place(s.access, axes, self.base(s.access))}, w{n});")
+                self.line(f"store_pack({self.place(s.access, axes)}, w{n});")
 
     def _computes(self, k: int) -> bool:
         return self.nest.expressions[k][0] not in ("const", "reduction")
 
     def _stepped(self, access: Access, axes: list[int]) -> str:
         """The address of lane j where lanes are not next to each other."""
-        address = self.place(access, axes, self.base(access))
+        address = self.place(access, axes)
         if self.lanes > 1 and access.strides[self.lane]:
             return f"{address} + j * s{self.accesses[access]}_{self.lane}"
         return address
-
-    def base(self, access: Access) -> str | None:
-        """The local that holds an access's address moved along the kept axes, if one does."""
-        return None
 
     def accumulate(self, level: int) -> None:
         """Add one element to the reductions of a pass."""

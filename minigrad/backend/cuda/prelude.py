@@ -22,6 +22,9 @@ DEVICE double as_double(i64 bits) { return __longlong_as_double(bits); }
 DEVICE float as_float(u32 bits) { return __uint_as_float(bits); }
 DEVICE u32 bits_of(float x) { return __float_as_uint(x); }
 DEVICE u32 high_product(u32 a, u32 b) { return __umulhi(a, b); }
+// An address from a table. Pointers that are no parameters of a kernel need to be told where they point.
+template <class T> DEVICE T* array_at(i64 word) { T* p = (T*)word; __builtin_assume(__isGlobal(p)); return p; }
+template <class T> DEVICE T read_only(const T* p) { return __ldg(p); }
 DEVICE float float_of_half(u16 bits) { float x; asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits)); return x; }
 DEVICE u16 half_of_float(float x) { u16 bits; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x)); return bits; }
 """  # noqa: E501
@@ -53,11 +56,37 @@ DEVICE void store(bfloat16* p, float x) { p->bits = brain_of_float(x); }
 DEVICE void store(bool* p, bool x) { *(u8*)p = x; }
 template <class T> DEVICE void store(T* p, T x) { *p = x; }
 DEVICE float round_float16(float x) { return float_of_half(half_of_float(x)); }
+// float64 to a half must round once: the way there keeps what was lost in its last bit.
+DEVICE float to_odd(double x) {
+    const float nearest = (float)x;
+    if ((double)nearest == x) return nearest;
+    u32 bits = bits_of(nearest);
+    if (fabs((double)nearest) > fabs(x)) --bits;
+    return as_float(bits | 1);
+}
+DEVICE float to_odd(float x) { return x; }
+DEVICE float to_odd(i64 x) { return to_odd((double)x); }  // a half has fewer digits than 2**53 has
 DEVICE float round_bfloat16(float x) { return as_float((u32)brain_of_float(x) << 16); }
 
 // V elements that move as one access.
 template <class T, int V> struct alignas(sizeof(T) * V) Pack { T at[V]; };
-template <int V, class T> DEVICE Pack<T, V> load_pack(const T* p) { return *(const Pack<T, V>*)p; }
+template <int bytes> struct Raw;
+template <> struct Raw<1> { typedef unsigned char type; };
+template <> struct Raw<2> { typedef unsigned short type; };
+template <> struct Raw<4> { typedef unsigned int type; };
+template <> struct Raw<8> { typedef uint2 type; };
+template <> struct Raw<16> { typedef uint4 type; };
+// Of memory that the kernel does not write.
+template <int V, class T> DEVICE Pack<T, V> read_pack(const T* p) {
+    typedef typename Raw<sizeof(T) * V>::type R;
+    union { R raw; Pack<T, V> pack; } both;
+    both.raw = read_only((const R*)p);
+    return both.pack;
+}
+template <class T> DEVICE auto read(const T* p) -> decltype(load(p)) {
+    const Pack<T, 1> x = read_pack<1>(p);
+    return load(&x.at[0]);
+}
 template <int V, class T> DEVICE void store_pack(T* p, const Pack<T, V>& x) { *(Pack<T, V>*)p = x; }
 
 // Division by a number that the host knows: n / d for 0 <= n < 2**31 (Granlund & Montgomery 1994).

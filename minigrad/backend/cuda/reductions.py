@@ -23,7 +23,8 @@ WARP = 32
 # Threads that one multiprocessor should have to hide the latency of memory, and blocks of a kernel
 # that is cut into parts.
 BUSY = 1024
-PART_BLOCKS = 4
+PART_BLOCKS = 8
+LOADS = 4  # that a thread should have under way
 
 
 def _power_of_two(n: int) -> int:
@@ -94,7 +95,8 @@ class _Reducing(NestEmitter):
             self.decode(self.kept, "flat")
         for access, j in self.accesses.items():
             if any(access.strides[a] for a in self.kept):
-                self.line(f"auto* b{j} = {self.place(access, self.kept)};")
+                self.line(f"const {kind} o{j} = {self.offset(access, self.kept)};")
+                self.moved.add(access)
         if partial is None:
             self.line("const bool writes = inside && member == 0;")
             self.line(f"const {kind} first = inside ? member : packs, last = packs;")
@@ -116,7 +118,7 @@ class _Reducing(NestEmitter):
             fixed = not self.varies[k] & set(self.reduced)
             if fixed and k not in known and self._computes(k):
                 e = self.nest.expressions[k]
-                self.assign(k, self.base(e[1]) or self.place(e[1], ()) if e[0] == "load" else "")
+                self.assign(k, f"read({self.place(e[1], ())})" if e[0] == "load" else "")
                 known.add(k)
         for n, r in reductions:
             self.line(f"{_wide(r, self.nest)} t{n} = {_initial(r, self.nest)};")
@@ -129,8 +131,10 @@ class _Reducing(NestEmitter):
                     self.line(f"{_narrow(r, self.nest)} a{n} = 0;")
             self.line(f"const {kind} rest = last - start;")
             self.line(f"const {kind} stop = rest > {BLOCK} * team ? start + {BLOCK} * team : last;")
+            self.unroll(level, known)
             self.open(f"for ({kind} r = start; r < stop; r += team)")
         else:
+            self.unroll(level, known)
             self.open(f"for ({kind} r = first; r < last; r += team)")
         self.decode(self.reduced, "r", self.lanes)
         self.work(level, known, self.reduced)
@@ -143,6 +147,13 @@ class _Reducing(NestEmitter):
         for n, r in reductions:
             self._result(n, r, known, partial)
 
+    def unroll(self, level: int, known: set[int]) -> None:
+        """Let a loop with few loads begin those of its next turns, too."""
+        needed = set(self.cone(self.nest.roots(level))) - known
+        loads = sum(self.nest.expressions[k][0] == "load" for k in needed)
+        if 0 < loads <= LOADS // 2:
+            self.line(f"#pragma unroll {LOADS // loads}")
+
     def _result(
         self, n: int, r: Reduction, known: set[int], partial: Sequence[Access] | None
     ) -> None:
@@ -153,22 +164,15 @@ class _Reducing(NestEmitter):
             memory = memory_type(p.dtype)
             at = len(self.words)
             self.words.append(Pointer(p.slot, p.offset))
-            target = f"({memory}*)table[{at}] + (part * outer + kept)"
+            target = f"array_at<{memory}>(table[{at}]) + (part * outer + kept)"
             self.line(f"if (writes) store({target}, ({register_type(p.dtype)})r{n});")
             return
-        self.line(
-            f"if (writes) store({self.base(r.access) or self.place(r.access, ())}, ({kind})r{n});"
-        )
+        self.line(f"if (writes) store({self.place(r.access, ())}, ({kind})r{n});")
         key = ("reduction", n)
         if key in self.nest.expressions:
             k = self.nest.expressions.index(key)
             self.line(f"const {kind} e{k} = ({kind})r{n};")
             known.add(k)
-
-    def base(self, access: Access) -> str | None:
-        """The local that holds the address moved along the kept axes."""
-        moved = any(access.strides[a] for a in self.kept)
-        return f"b{self.accesses[access]}" if moved else None
 
     def accumulate(self, level: int) -> None:
         """Add one element to the reductions of a pass."""

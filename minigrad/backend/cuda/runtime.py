@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
+from minigrad.backend.cuda import compiler
 from minigrad.backend.cuda.kernel import Kernel
+from minigrad.backend.debug import announce, for_purpose
 from minigrad.errors import DeviceError
 
 _LEAST_PINNED = 1 << 16  # bytes of a staging block
@@ -97,7 +100,7 @@ class Runtime:
 
     # --- memory ----------------------------------------------------------------------------------
 
-    def allocate(self, nbytes: int) -> Memory:
+    def allocate(self, nbytes: int, purpose: str = "") -> Memory:
         """Uninitialised memory, 512-byte aligned, for use in the order of the stream.
 
         Raises:
@@ -111,10 +114,10 @@ class Runtime:
         except self._cupy.cuda.memory.OutOfMemoryError:
             free, total = self._device.mem_info
             raise DeviceError(
-                f"cuda:{self.index}: out of memory: asked for {nbytes} bytes while minigrad holds "
-                f"{self._pool.used_bytes()} (and {self._pool.free_bytes()} for reuse), with {free} "
-                f"of the card's {total} free. Use a smaller batch, or drop tensors that are no "
-                "longer needed."
+                f"cuda:{self.index}: out of memory: asked for {nbytes} bytes{for_purpose(purpose)} "
+                f"while minigrad holds {self._pool.used_bytes()} (and {self._pool.free_bytes()} "
+                f"for reuse), with {free} of the card's {total} free. Use a smaller batch, or drop "
+                "tensors that are no longer needed."
             ) from None
 
     def held_bytes(self) -> int:
@@ -216,18 +219,19 @@ class Runtime:
     def load(self, kernels: Iterable[Kernel]) -> None:
         """Compile what is missing, side by side."""
         missing = [k for k in dict.fromkeys(kernels) if k.entry not in self._functions]
-        if len(missing) > 1:
-            with ThreadPoolExecutor(max_workers=8) as pool:
-                compiled = list(pool.map(self._compiled, missing))
-        else:
-            compiled = list(map(self._compiled, missing))
+        if not missing:
+            return
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            compiled = list(pool.map(self._compiled, missing))
         for kernel, function in zip(missing, compiled, strict=True):
             self._functions[kernel.entry] = function
 
     def _compiled(self, kernel: Kernel) -> Any:
+        started = time.perf_counter()
         with self._device:
-            module = self._cupy.RawModule(code=kernel.text, options=("--std=c++17",))
-            return module.get_function("kernel")
+            function = compiler.load(kernel, self._device.compute_capability)
+        announce("compiled or loaded", kernel.name, kernel.source, started)
+        return function
 
     def launch(self, kernel: Kernel, blocks: int, threads: int, table: int) -> None:
         """Run a loaded kernel on the table at a device address."""

@@ -1,0 +1,65 @@
+"""What every device asks of the operands of a library kernel, before it writes one."""
+
+from __future__ import annotations
+
+from minigrad.backend.launch import Operand, contiguous_strides
+
+
+def require_numeric(where: str, first: Operand, *others: Operand) -> None:
+    """Raise TypeError unless the operands share one dtype, and it is not bool."""
+    if first.dtype.kind == "bool" or any(o.dtype != first.dtype for o in others):
+        found = ", ".join(o.dtype.name for o in (first, *others))
+        raise TypeError(
+            f"{where}: expected operands of one numeric dtype, got {found}. Cast first."
+        )
+
+
+def require_indexed(where: str, whole: Operand, part: Operand, indices: Operand) -> None:
+    """Raise unless `indices` can pick `part`, or add it up, along the middle axis of `whole`."""
+    if whole.dtype != part.dtype:
+        raise TypeError(f"{where}: expected one dtype, got {whole.dtype.name}, {part.dtype.name}.")
+    if indices.dtype.name not in ("int32", "int64"):
+        raise TypeError(
+            f"{where}: expected int32 or int64 indices, got {indices.dtype.name}. Cast them."
+        )
+    if whole.shape[1] == 0 and part.size:
+        raise IndexError(f"{where}: expected a non-empty axis to index, got shape {whole.shape}.")
+
+
+def require_additive(out: Operand) -> None:
+    """Raise TypeError if `scatter_add` cannot add up in `out`."""
+    if out.dtype.kind == "bool":
+        raise TypeError("scatter_add: expected a numeric dtype, got bool. Cast first.")
+
+
+def out_of_range(where: str, length: int) -> str:
+    """What a program raises that met an index outside an axis of `length`."""
+    return (
+        f"{where}: expected indices in [{-length}, {length}), got {{value}}. "
+        "Check the indices, or the axis they index."
+    )
+
+
+def require_argmax(x: Operand, out: Operand) -> None:
+    """Raise unless `out` can hold the places of maxima along the middle axis of `x`."""
+    if out.dtype.name != "int64":
+        raise TypeError(f"argmax: expected out of dtype int64, got {out.dtype.name}.")
+    if out.size and x.shape[1] == 0:
+        raise ValueError(f"argmax: expected a non-empty axis, got x of shape {x.shape}.")
+
+
+def require_random_bits(state: Operand, out: Operand) -> None:
+    """Raise unless `state` is [seed, counter] and `out` dense int32."""
+    where = "random_bits"
+    if state.shape != (2,) or state.dtype.name != "int64" or out.dtype.name != "int32":
+        raise TypeError(
+            f"{where}: expected state (2,) int64 and out int32, "
+            f"got {state.shape} {state.dtype.name} and {out.dtype.name}."
+        )
+    if out.size and any(
+        n > 1 and stride != dense
+        for n, stride, dense in zip(
+            out.shape, out.strides, contiguous_strides(out.shape), strict=True
+        )
+    ):
+        raise ValueError(f"{where}: expected a dense out, got strides {out.strides}. Copy after.")

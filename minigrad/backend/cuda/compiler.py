@@ -1,0 +1,72 @@
+"""CUDA C to machine code, by the NVRTC that CuPy brings, and kept on disk.
+
+CuPy's own compilation would do the same with subnormal float32 flushed to zero, which ours are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from minigrad.backend.cache_directory import disable, private_directory
+from minigrad.backend.cuda.kernel import Kernel
+
+OPTIONS = ("--std=c++17",)
+
+
+def load(kernel: Kernel, capability: str) -> Any:
+    """The kernel as a function of CuPy's, for the current device of this compute capability."""
+    import cupy
+    from cupy.cuda import nvrtc
+
+    real = f"sm_{capability}"
+    supported = [str(n) for n in nvrtc.getSupportedArchs()]
+    # A card newer than the compiler takes PTX for the newest that this knows.
+    target = real if capability in supported else f"compute_{max(supported, key=int)}"
+    parts = [kernel.text, target, str(nvrtc.getVersion()), *OPTIONS]
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    folder = private_directory("cuda")
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(folder or scratch) / f"{kernel.name}_{digest}.bin"
+        if path.exists():
+            try:
+                return cupy.RawModule(path=str(path)).get_function("kernel")
+            except Exception:  # a damaged file counts as missing
+                path.unlink(missing_ok=True)
+        _write(path, _compiled(kernel, target))
+        if not path.exists():  # a full disk ended the use of the directory
+            path = Path(scratch) / path.name
+            path.write_bytes(_compiled(kernel, target))
+        return cupy.RawModule(path=str(path)).get_function("kernel")
+
+
+def _compiled(kernel: Kernel, target: str) -> bytes:
+    from cupy.cuda import nvrtc
+
+    program = nvrtc.createProgram(kernel.text, f"{kernel.name}.cu", (), ())
+    try:
+        nvrtc.compileProgram(program, (f"--gpu-architecture={target}", *OPTIONS))
+        return (nvrtc.getCUBIN if target.startswith("sm_") else nvrtc.getPTX)(program)
+    except nvrtc.NVRTCError as error:
+        log = nvrtc.getProgramLog(program)
+        raise RuntimeError(f"NVRTC does not compile {kernel}: {error}\n{log}") from error
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        disable(f"cannot write {path} ({error.strerror})")
