@@ -1,8 +1,8 @@
-"""Lowering of convolutions to kernels of our own: the choice of kernel, and tables.
+"""Lowering of convolutions: to cuDNN where it is installed, else to kernels of our own.
 
 The semantics are those of XLA's conv_general_dilated, so a convolution and both of its gradients
-are instances of the one function `conv2d`. There are three kernels, see `conv_kernels`, and the
-choice is by estimated time:
+are instances of the one function `conv2d`. There are three kernels of ours, see `conv_kernels`, and
+the choice is by estimated time:
 
 * tiled: a product in shared-memory tiles of one of a few shapes;
 * each: a thread for each output, for depthwise convolutions and their gradients for x;
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from minigrad.backend.cuda import conv_kernels as kernels
+from minigrad.backend.cuda import cudnn
 from minigrad.backend.cuda.conv_kernels import POINTS, Tile
 from minigrad.backend.cuda.conv_problems import Axes, Problem, packs, problems, sectors
 from minigrad.backend.cuda.kernel import compile_kernel
@@ -74,7 +75,16 @@ def conv2d(
 
     Shapes: x (N, C, H, W), w (O, C / groups, KH, KW) -> out (N, O, OH, OW).
     """
-    if out.size:
+    parameters = {
+        "stride": stride,
+        "padding": padding,
+        "input_dilation": input_dilation,
+        "kernel_dilation": kernel_dilation,
+        "groups": groups,
+    }
+    if not out.size:
+        return
+    if not cudnn.convolve(program, x, w, out, **parameters, processors=processors):
         parts = problems(x, w, out, stride, padding, input_dilation, kernel_dilation)
         _Lowering(program, x, w, out, parts, groups, processors).emit()
 

@@ -125,11 +125,7 @@ DEVICE Place place(const i64* axes, I at, I count) {
 DEVICE bool meet(const Place& a, const Place& b, int height, int width) {  // without a branch
     return ((u32)(a.row + b.row) < (u32)height) & ((u32)(a.column + b.column) < (u32)width);
 }
-// What nobody writes meanwhile. Addresses are integers here, or the compiler would take their sums
-// apart and put them together in 64 bits; then it must be told that they are global memory.
-DEVICE float read(const float16* p) { return float_of_half(__ldg(&p->bits)); }
-DEVICE float read(const bfloat16* p) { return as_float((u32)__ldg(&p->bits) << 16); }
-template <class T> DEVICE T read(const T* p) { return __ldg(p); }
+// An address is an integer here, or the compiler would take its sum apart and add up in 64 bits.
 DEVICE A element(u64 base, I i) { return (A)read((const T*)(base + (u64)((i64)i * ITEM))); }
 DEVICE const Problem& problem_of(const i64* table, u32 number) {
     return ((const Problem*)(table + sizeof(Call) / 8))[number];
@@ -227,13 +223,13 @@ KERNEL {
             A a[TM], b[TN];
             #pragma unroll
             for (int p = 0; p < TM / VM; ++p) {
-                const auto pack = load_pack<VM>(&xs[stage][k][m + p * 8 * VM]);
+                const Pack<A, VM>& pack = *(const Pack<A, VM>*)&xs[stage][k][m + p * 8 * VM];
                 #pragma unroll
                 for (int v = 0; v < VM; ++v) a[p * VM + v] = pack.at[v];
             }
             #pragma unroll
             for (int p = 0; p < TN / VN; ++p) {
-                const auto pack = load_pack<VN>(&ws[stage][k][n + p * 4 * VN]);
+                const Pack<A, VN>& pack = *(const Pack<A, VN>*)&ws[stage][k][n + p * 4 * VN];
                 #pragma unroll
                 for (int v = 0; v < VN; ++v) b[p * VN + v] = pack.at[v];
             }
@@ -304,8 +300,8 @@ KERNEL {
     const I m = (I)(block - o * pixel_tiles) * THREADS + threadIdx.x;
     if (m >= (I)problem.pixels) return;
     const Place pixel = place(problem.pixel_axes, m, (I)problem.pixels);
-    const T* const __restrict__ x = call.x + problem.x + group * call.x_group + pixel.x;
-    const T* const __restrict__ w = call.w + problem.w + group * call.w_group + o * call.w_channel;
+    const T* const x = call.x + problem.x + group * call.x_group + pixel.x;
+    const T* const w = call.w + problem.w + group * call.w_group + o * call.w_channel;
     const int height = (int)call.height, width = (int)call.width;
     const i64 *s = problem.product_axes + 4, *extents = s + 14;
     const int n1 = (int)extents[0], n2 = (int)extents[1];
@@ -316,7 +312,7 @@ KERNEL {
             I at = a * (I)s[0] + b * (I)s[1], other = a * (I)s[3] + b * (I)s[4];
             int row = pixel.row + (int)(a * s[6] + b * s[7]), column = pixel.column + (int)(a * s[9] + b * s[10]);
             for (int c = 0; c < n2; ++c) {
-                if ((u32)row < (u32)height && (u32)column < (u32)width) sum += (A)load(x + at) * (A)load(w + other);
+                if ((u32)row < (u32)height && (u32)column < (u32)width) sum += (A)read(x + at) * (A)read(w + other);
                 at += (I)s[2], other += (I)s[5], row += (int)s[8], column += (int)s[11];
             }
         }
@@ -337,8 +333,8 @@ KERNEL {
     const u32 chunks = (u32)call.tiles / (u32)call.channels, o = tile / chunks;
     const I first = (I)(tile - o * chunks) * POINTS, pixels = (I)problem.pixels;
     if (first >= pixels) return;
-    const T* const __restrict__ x = call.x + problem.x + group * call.x_group;
-    const T* const __restrict__ w = call.w + problem.w + group * call.w_group + o * call.w_channel;
+    const T* const x = call.x + problem.x + group * call.x_group;
+    const T* const w = call.w + problem.w + group * call.w_group + o * call.w_channel;
     const int height = (int)call.height, width = (int)call.width;
     const I begin = (I)part * (I)problem.share;
     const I end = begin + (I)problem.share < (I)problem.products ? begin + (I)problem.share : (I)problem.products;
@@ -348,10 +344,10 @@ KERNEL {
     for (int j = 0; j < POINTS; ++j) pixel[j] = place(problem.pixel_axes, first + j, pixels), sum[j] = 0;
     for (I k = begin + (I)threadIdx.x; k < end; k += THREADS) {
         const Place product = place(problem.product_axes, k, end);
-        const A weight = (A)load(w + product.other);
+        const A weight = (A)read(w + product.other);
         #pragma unroll
         for (int j = 0; j < POINTS; ++j)
-            if (meet(pixel[j], product, height, width)) sum[j] += (A)load(x + (pixel[j].x + product.x)) * weight;
+            if (meet(pixel[j], product, height, width)) sum[j] += (A)read(x + (pixel[j].x + product.x)) * weight;
     }
     __shared__ Wide shared[THREADS / 32];
     #pragma unroll
