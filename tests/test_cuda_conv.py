@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from dataclasses import replace
 from math import prod
@@ -25,6 +26,7 @@ from test_cpu_conv import (
     with_torch,
 )
 
+import minigrad as mg
 from minigrad.backend.cuda import conv
 from minigrad.backend.cuda.backend import device as cuda_device
 from minigrad.backend.cuda.conv_problems import phases
@@ -259,3 +261,29 @@ def test_phases_meet_every_input_once(axis, input_dilation, kernel_dilation):
             if rest == 0:
                 expected[o].add((k, index))
     assert met == expected
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "parameters"),
+    [
+        ((4, 6, 14, 14), (16, 6, 5, 5), {}),
+        ((2, 8, 17, 15), (12, 8, 3, 3), {"stride": 2, "padding": 1}),
+        ((2, 6, 12, 11), (6, 1, 3, 3), {"padding": 1, "groups": 6}),
+        ((1, 5, 13, 13), (7, 5, 3, 3), {"padding": 2, "dilation": 2}),
+        ((3, 16, 9, 9), (8, 16, 1, 1), {"stride": 2}),
+    ],
+)
+def test_a_layer_and_its_gradients_are_those_of_the_cpu(x, w, parameters):
+    rng = random.Random(1)
+    numbers = [[rng.gauss(0, 1) for _ in range(prod(shape))] for shape in (x, w)]
+    results = []
+    for device in ("cpu", "cuda"):
+        a, b = (
+            mg.reshape(mg.tensor(n, device=device), shape)
+            for n, shape in zip(numbers, (x, w), strict=True)
+        )
+        y, pull = mg.vjp(lambda a, b: mg.nn.conv2d(a, b, **parameters), a, b)
+        results.append([mg.reshape(t, (-1,)).tolist() for t in (y, *pull(mg.sin(y)))])
+    for expected, got in zip(*results, strict=True):
+        rounding = 5e-6 * max(map(abs, expected))  # of terms that cancel each other
+        assert got == pytest.approx(expected, rel=1e-5, abs=rounding)

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 
 from minigrad.backend.cuda import conv_kernels as kernels
 from minigrad.backend.cuda import cudnn
-from minigrad.backend.cuda.conv_kernels import POINTS, Tile
+from minigrad.backend.cuda.conv_kernels import POINTS
 from minigrad.backend.cuda.conv_problems import Axes, Problem, packs, problems, sectors
+from minigrad.backend.cuda.conv_tiled import Tile, tiled
 from minigrad.backend.cuda.kernel import compile_kernel
 from minigrad.backend.cuda.prelude import THREADS
 from minigrad.backend.launch import Operand, Pointer, Program
@@ -184,7 +185,7 @@ class _Lowering:
             partial = Pointer(self.program.scratch_slot(size * item))
         if choice.tile is not None:
             name, threads = "conv", choice.tile.threads
-            source = kernels.tiled(self.dtype, self.wide, choice.tile, *self._directions(choice))
+            source = tiled(self.dtype, self.wide, choice.tile, *self._directions(choice))
         else:
             name, threads = ("conv_dots" if choice.dots else "conv_each"), THREADS
             make = kernels.dots if choice.dots else kernels.each
