@@ -27,8 +27,9 @@ from test_cpu_conv import (
 )
 
 import minigrad as mg
-from minigrad.backend.cuda import conv
+from minigrad.backend.cuda import conv, cudnn
 from minigrad.backend.cuda.backend import device as cuda_device
+from minigrad.backend.cuda.conv_kernels import POINTS
 from minigrad.backend.cuda.conv_problems import phases
 from minigrad.backend.launch import Operand, Program
 from minigrad.device import devices
@@ -42,11 +43,19 @@ GROUPED = {
 }
 
 
+@pytest.fixture
+def installed_cudnn():
+    if cudnn.module() is None:
+        pytest.skip("cuDNN is not installed, or there is no GPU")
+
+
 @pytest.fixture(autouse=True)
-def usable():
+def usable(request, monkeypatch):
     reason = devices()["cuda"]
     if reason != "usable":
         pytest.skip(f"cuda: {reason}")
+    if "installed_cudnn" not in request.fixturenames:
+        monkeypatch.setattr(cudnn, "module", lambda: None)
 
 
 def run(case: Case, x: list, w: list, dtype: str, processors: int = 4) -> tuple[list, list[str]]:
@@ -105,6 +114,13 @@ def test_layers_and_their_gradients(name, direction, dtype):
     check(arriving(FORWARDS[name], direction), dtype, with_torch)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("name", FORWARDS)
+@pytest.mark.parametrize("direction", ["forward", "data", "weight"])
+def test_layers_and_their_gradients_by_cudnn(name, direction, dtype, installed_cudnn):
+    check(arriving(FORWARDS[name], direction), dtype, with_torch)
+
+
 @pytest.mark.parametrize("direction", ["forward", "data", "weight"])
 @pytest.mark.parametrize("name", ["ragged", "stride 2", "dilated", "cropped"])
 def test_addresses_of_64_bits(name, direction, monkeypatch):
@@ -126,6 +142,22 @@ def test_every_tile_in_every_direction(tile, x_by, w_by, split, monkeypatch):
     # 90 products in ragged parts; pixels and channels just beyond a border of every tile.
     case = Case((1, 10, 15, 22), (130, 10, 3, 3))
     check(case, "float32", with_torch)
+
+
+@pytest.mark.parametrize("dots", [False, True])
+def test_parts_of_phases_that_differ_in_products(dots, monkeypatch):
+    """Some phases of a strided layer's gradient have no products for the last part, or none."""
+
+    def only(self):
+        tile, parts, share = conv.TILES[-1], 3, 16
+        blocks = -(-self.pixels // tile.pixels) * -(-self.channels // tile.channels)
+        if dots:
+            tile, blocks = None, -(-self.pixels // POINTS) * self.channels
+        yield conv._Choice(tile, dots, parts, share, blocks, 0.0)
+
+    monkeypatch.setattr(conv._Lowering, "_choices", only)
+    layer = Case((2, 3, 9, 10), (12, 3, 2, 2), (3, 2))
+    assert len(check(arriving(layer, "data"), "float32", with_torch)) == 2
 
 
 @pytest.mark.parametrize(("pixels", "channels"), [(64, 16), (63, 15), (65, 17), (128, 8), (1, 1)])
