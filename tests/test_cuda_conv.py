@@ -33,9 +33,8 @@ from minigrad.backend.cuda.conv_kernels import POINTS
 from minigrad.backend.cuda.conv_problems import phases
 from minigrad.backend.launch import Operand, Program
 from minigrad.device import devices
-from minigrad.dtype import BY_NAME, DType
+from minigrad.dtype import DType, as_dtype
 
-HALF = DType("float16", "float", 2, "e")
 GROUPED = {
     "groups": Case((3, 12, 11, 13), (18, 4, 3, 3), padding=((1, 1), (1, 1)), groups=3),
     "depthwise": Case((2, 20, 12, 12), (20, 1, 3, 3), padding=((1, 1), (1, 1)), groups=20),
@@ -58,10 +57,25 @@ def usable(request, monkeypatch):
         monkeypatch.setattr(cudnn, "module", lambda: None)
 
 
+def packed(values: list, kind: DType) -> bytes:
+    if kind.name != "bfloat16":
+        return struct.pack(f"{len(values)}{kind.format}", *values)
+    words = struct.unpack(f"{len(values)}I", struct.pack(f"{len(values)}f", *values))
+    return struct.pack(f"{len(values)}H", *(w >> 16 for w in words))
+
+
+def unpacked(data: memoryview, kind: DType) -> tuple:
+    count = data.nbytes // kind.itemsize
+    if kind.name != "bfloat16":
+        return struct.unpack(f"{count}{kind.format}", data)
+    words = struct.unpack(f"{count}H", data)
+    return struct.unpack(f"{count}f", struct.pack(f"{count}I", *(w << 16 for w in words)))
+
+
 def run(case: Case, x: list, w: list, dtype: str, processors: int = 4) -> tuple[list, list[str]]:
     """The convolution's output, row-major, through the operands' layouts; and the kernels."""
     backend = cuda_device(0)
-    kind = BY_NAME.get(dtype) or HALF
+    kind = as_dtype(dtype)
     out_size, out_strides, out_offset = case.layouts[2].place(case.out)
     storages = [
         store(x, case.x, case.layouts[0], dtype),
@@ -72,8 +86,7 @@ def run(case: Case, x: list, w: list, dtype: str, processors: int = 4) -> tuple[
     for slot, (storage, shape, layout) in enumerate(
         zip(storages, (case.x, case.w, case.out), case.layouts, strict=True)
     ):
-        data = struct.pack(f"{len(storage)}{kind.format}", *storage)
-        buffers.append(backend.from_bytes(memoryview(data)))
+        buffers.append(backend.from_bytes(memoryview(packed(storage, kind))))
         _, strides, offset = layout.place(shape)
         operands.append(Operand(slot, kind, shape, strides, offset))
     program = Program(first_scratch=3)
@@ -85,7 +98,7 @@ def run(case: Case, x: list, w: list, dtype: str, processors: int = 4) -> tuple[
     executable = backend.executable(program, offsets, total, [0, 1, 2], [])
     executable.run(buffers, [])
     data = backend.to_bytes(buffers[2], out_size * kind.itemsize)
-    storage = struct.unpack(f"{out_size}{kind.format}", data)
+    storage = unpacked(data, kind)
     places = [at(index, out_strides, out_offset) for index in indices(case.out)]
     untouched = set(range(out_size)) - set(places)
     if dtype in FLOATS:
@@ -219,6 +232,17 @@ def test_half_precision_adds_up_in_float32():
     assert run(case, x, [1.0] * 95 + [0.0], "float16")[0] == [2048.0, 2048.0]
 
 
+DIRECTIONS = ("forward", "data", "weight")
+STRIDED = [arriving(FORWARDS["stride 2"], direction) for direction in DIRECTIONS]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("case", [*GROUPED.values(), *STRIDED])
+def test_halves_in_every_kernel(case, dtype):
+    x, w = values(case, 1, 1)
+    assert run(case, x, w, dtype)[0] == plain(case, x, w)  # sums are below 256
+
+
 @pytest.mark.parametrize("dtype", ["float32", "int32"])
 @pytest.mark.parametrize(
     ("x", "w"),
@@ -249,7 +273,7 @@ def test_broadcast_operands_have_strides_of_zero():
     backend = cuda_device(0)
     x, w = values(case, 1)
     program = Program(first_scratch=3)
-    kind = BY_NAME["float32"]
+    kind = as_dtype("float32")
     views = [
         Operand(0, kind, case.x, (0, 0, 0, 0)),
         Operand(1, kind, case.w, (27, 9, 3, 1)),
