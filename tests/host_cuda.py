@@ -26,7 +26,7 @@ from typing import Any
 
 import nvrtc
 
-from minigrad.backend.cuda import prelude, runtime
+from minigrad.backend.cuda import cudnn, prelude, runtime
 from minigrad.backend.cuda.kernel import Kernel
 from minigrad.backend.cuda.loans import Loans
 from minigrad.backend.cuda.pinned import PinnedPool
@@ -523,6 +523,9 @@ class HostRuntime:
         function = getattr(scheduler(), f"product_{dtype}")
         self._do("launch cublas", lambda: function(ctypes.c_void_p(words.buffer_info()[0])))
 
+    def run_library(self, name: str, launch: Callable[[], None]) -> None:
+        self._do(f"launch {name}", launch)
+
     def _do(self, what: str, run: Callable[[], Any]) -> None:
         if self._recording is not None:
             assert not what.startswith("upload"), "a copy from the host inside a graph"
@@ -541,6 +544,7 @@ def install() -> None:
             raise DeviceError(f"cuda:{index}: expected a GPU below 1, got {index}.")
         return host(0)
 
+    cudnn.module = lambda: None  # it would take host memory for a GPU's
     runtime.why_unusable = why_unusable
     runtime.device_count = lambda: 1
     runtime.device_of = lambda address: 0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from minigrad.backend.cuda.loops import emit
-from minigrad.backend.launch import Operand, Program, contiguous_strides
-from minigrad.backend.loopnest import Access, LoopNest, Reduction, Store, simplified
+from minigrad.backend.cuda.loops import dense, emit
+from minigrad.backend.launch import Operand, Program
+from minigrad.backend.loopnest import Access, LoopNest, Reduction, simplified
 from minigrad.config import config
 
 
@@ -49,7 +48,7 @@ def dot(program: Program, a: Operand, b: Operand, out: Operand, processors: int)
     for operand in (a, b):
         layout = _layout(operand)
         if layout is None:
-            operand = _dense(program, operand, processors)
+            operand = dense(program, operand, processors)
             layout = _layout(operand)
             assert layout is not None
         words += _words(operand, layout)
@@ -74,18 +73,6 @@ def _layout(operand: Operand) -> tuple[int, bool] | None:
     if (rows == 1 or down == 1) and (columns == 1 or along >= rows):
         return (along if columns > 1 else rows), True
     return None
-
-
-def _dense(program: Program, operand: Operand, processors: int) -> Operand:
-    """A row-major copy."""
-    slot = program.scratch_slot(operand.size * operand.dtype.itemsize)
-    strides = contiguous_strides(operand.shape)
-    load = ("load", Access(operand.slot, operand.dtype, operand.strides, operand.offset))
-    store = Store(0, Access(slot, operand.dtype, strides, 0), 0)
-    kept = (True, True, True)
-    nest = LoopNest(operand.shape, kept, [load], [operand.dtype], [], [store])
-    emit(program, simplified(nest), processors)
-    return replace(operand, slot=slot, strides=strides, offset=0)
 
 
 def _nest(a: Operand, b: Operand, out: Operand) -> LoopNest:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from minigrad.backend.cuda import gather, gemm, window
+from typing import Any
+
+from minigrad.backend.cuda import conv, gather, gemm, window
 from minigrad.backend.cuda.loops import emit
 from minigrad.backend.cuda.random_bits import random_bits
 from minigrad.backend.cuda.scatter_add import scatter_add
@@ -26,6 +28,12 @@ class Library:
     def loop_nest(self, program: Program, nest: LoopNest) -> None:
         """A loop nest: see `loops`."""
         emit(program, nest, self.processors)
+
+    def conv2d(
+        self, program: Program, x: Operand, w: Operand, out: Operand, **parameters: Any
+    ) -> None:
+        """A convolution: see `conv`."""
+        conv.conv2d(program, x, w, out, **parameters, processors=self.processors)
 
     def dot(self, program: Program, a: Operand, b: Operand, out: Operand) -> None:
         """A matrix product: see `gemm`."""

@@ -14,12 +14,13 @@ kernel combines what the parts give.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from minigrad.backend.cuda.elementwise import Elementwise
 from minigrad.backend.cuda.reductions import Columns, Rows
-from minigrad.backend.launch import Program, contiguous_strides
-from minigrad.backend.loopnest import Access, LoopNest, Reduction, simplified
+from minigrad.backend.launch import Operand, Program, contiguous_strides
+from minigrad.backend.loopnest import Access, LoopNest, Reduction, Store, simplified
 from minigrad.dtype import DType, float32, float64, int64
 
 
@@ -42,6 +43,18 @@ def emit(program: Program, nest: LoopNest, processors: int) -> None:
     ]
     kernel.emit(partial)
     emit(program, simplified(_combination(nest, partial, kernel.parts, kept)), processors)
+
+
+def dense(program: Program, operand: Operand, processors: int) -> Operand:
+    """A row-major copy in scratch memory."""
+    slot = program.scratch_slot(operand.size * operand.dtype.itemsize)
+    strides = contiguous_strides(operand.shape)
+    load = ("load", Access(operand.slot, operand.dtype, operand.strides, operand.offset))
+    store = Store(0, Access(slot, operand.dtype, strides, 0), 0)
+    kept = (True,) * len(operand.shape)
+    nest = LoopNest(operand.shape, kept, [load], [operand.dtype], [], [store])
+    emit(program, simplified(nest), processors)
+    return replace(operand, slot=slot, strides=strides, offset=0)
 
 
 def partial_type(r: Reduction) -> DType:

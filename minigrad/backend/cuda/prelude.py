@@ -15,7 +15,8 @@ THREADS = 256  # the most of one block; kernels may use as many registers as tha
 
 # Replaced by the host harness of the tests, which runs kernels without a GPU.
 DEVICE_ONLY = """\
-#define KERNEL extern "C" __global__ void __launch_bounds__(256) kernel(const i64* __restrict__ table)
+#define BOUNDS __launch_bounds__(256)
+#define KERNEL extern "C" __global__ void BOUNDS kernel(const i64* __restrict__ table)
 #define DEVICE __device__ __forceinline__
 DEVICE double as_double(i64 bits) { return __longlong_as_double(bits); }
 DEVICE float as_float(u32 bits) { return __uint_as_float(bits); }

@@ -306,6 +306,11 @@ class Runtime:
 
     # --- libraries -------------------------------------------------------------------------------
 
+    def run_library(self, name: str, launch: Callable[[], None]) -> None:
+        """Call `launch`, which launches something on the stream, with this GPU as the current."""
+        with self._device, self.stream:
+            launch()
+
     def matrix_product(self, dtype: str, tf32: bool, a: Any, b: Any, c: Any, batch: int) -> None:
         """C = A @ B for `batch` row-major products by cuBLAS.
 

@@ -1,0 +1,230 @@
+"""A convolution as products of pixels by channels: see [Note: convolution as a product].
+
+[Note: phases] Zeros inserted into x (backward-data of a strided convolution) are never multiplied.
+An output meets real inputs at every so-many-th tap only, and which ones repeats along the outputs:
+those that agree form a convolution without inserted zeros, of every so-many-th output with every
+so-many-th tap. There is a problem for each such phase of the rows and of the columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from math import gcd, prod
+
+from minigrad.backend.cuda.prelude import divisor_words
+from minigrad.backend.launch import Operand
+
+SECTOR = 8  # elements that memory moves at once, about
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Outputs first_out + j * out_step and taps first_tap + k * tap_step of one spatial axis.
+
+    They meet at input start + j * out_input + k * tap_input, if there is one.
+    """
+
+    outs: int
+    first_out: int
+    out_step: int
+    taps: int
+    first_tap: int
+    tap_step: int
+    start: int
+    out_input: int
+    tap_input: int
+
+
+def phases(
+    taps: int, outs: int, stride: int, low: int, input_dilation: int, kernel_dilation: int
+) -> Iterator[Phase]:
+    """What the outputs of one axis consist of, where zeros have been inserted into x."""
+    out_step = input_dilation // gcd(stride, input_dilation)
+    tap_step = input_dilation // gcd(kernel_dilation, input_dilation)
+    for first in range(min(out_step, outs)):
+        position = first * stride - low
+        meets = [
+            k
+            for k in range(min(tap_step, taps))
+            if (position + k * kernel_dilation) % input_dilation == 0
+        ]
+        first_tap = meets[0] if meets else 0
+        yield Phase(
+            outs=-(-(outs - first) // out_step),
+            first_out=first,
+            out_step=out_step,
+            taps=-(-(taps - first_tap) // tap_step) if meets else 0,
+            first_tap=first_tap,
+            tap_step=tap_step,
+            start=(position + first_tap * kernel_dilation) // input_dilation,
+            out_input=out_step * stride // input_dilation,
+            tap_input=tap_step * kernel_dilation // input_dilation,
+        )
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of pixels or products: how far a step moves in x and in out (or w)."""
+
+    extent: int
+    x: int
+    other: int
+    row: int = 0
+    column: int = 0
+
+
+Axes = tuple[Axis, Axis, Axis]
+
+
+def _ordered(*axes: Axis) -> Axes:
+    """The axis along which x is densest innermost; axes of one step are outermost."""
+    a, b, c = sorted(axes, key=lambda a: (a.extent == 1, abs(a.x), abs(a.other)), reverse=True)
+    return a, b, c
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One product of a group. Offsets are in elements."""
+
+    x: int
+    w: int
+    out: int
+    pixel_axes: Axes
+    product_axes: Axes
+    row: int  # of the first pixel and product, in x
+    column: int
+
+    @property
+    def pixels(self) -> int:
+        """Images by output rows by output columns."""
+        return prod(a.extent for a in self.pixel_axes)
+
+    @property
+    def products(self) -> int:
+        """Terms of an output: channels of a group by taps."""
+        return prod(a.extent for a in self.product_axes)
+
+    def reach(self) -> int:
+        """The largest number that its places need."""
+        both = (*self.pixel_axes, *self.product_axes)
+        x, pixels, products = (
+            sum(abs(step) * a.extent for a, step in steps)
+            for steps in (
+                [(a, a.x) for a in both],
+                [(a, a.other) for a in self.pixel_axes],
+                [(a, a.other) for a in self.product_axes],
+            )
+        )
+        return max(x, pixels, products, self.pixels, self.products)
+
+    def words(self) -> tuple[int, ...]:
+        """The words of both sets of axes: see `conv_kernels`."""
+        return (
+            *_words(self.pixel_axes, self.row, self.column),
+            *_words(self.product_axes, 0, 0),
+        )
+
+
+def _words(axes: Axes, row: int, column: int) -> tuple[int, ...]:
+    _, middle, last = axes
+    return (
+        *divisor_words(max(last.extent, 1)),
+        *divisor_words(max(middle.extent, 1)),
+        *(a.x for a in axes),
+        *(a.other for a in axes),
+        *(a.row for a in axes),
+        *(a.column for a in axes),
+        row,
+        column,
+        middle.extent,
+        last.extent,
+    )
+
+
+def problems(
+    x: Operand,
+    w: Operand,
+    out: Operand,
+    stride: tuple[int, int],
+    padding: tuple[tuple[int, int], tuple[int, int]],
+    input_dilation: tuple[int, int],
+    kernel_dilation: tuple[int, int],
+) -> list[Problem]:
+    """The products that one group consists of; each output belongs to one of them.
+
+    Shapes: x (N, C, H, W), w (O, C / groups, KH, KW), out (N, O, OH, OW).
+    """
+    rows, columns = (
+        list(
+            phases(
+                w.shape[2 + i],
+                out.shape[2 + i],
+                stride[i],
+                padding[i][0],
+                input_dilation[i],
+                kernel_dilation[i],
+            )
+        )
+        for i in range(2)
+    )
+    return [_problem(x, w, out, r, c) for r, c in product(rows, columns)]
+
+
+def _problem(x: Operand, w: Operand, out: Operand, r: Phase, c: Phase) -> Problem:
+    xs, ws, outs = x.strides, w.strides, out.strides
+    pixel_axes = _ordered(
+        Axis(x.shape[0], xs[0], outs[0]),
+        Axis(r.outs, r.out_input * xs[2], r.out_step * outs[2], row=r.out_input),
+        Axis(c.outs, c.out_input * xs[3], c.out_step * outs[3], column=c.out_input),
+    )
+    product_axes = _ordered(
+        Axis(w.shape[1], xs[1], ws[1]),
+        Axis(r.taps, r.tap_input * xs[2], r.tap_step * ws[2], row=r.tap_input),
+        Axis(c.taps, c.tap_input * xs[3], c.tap_step * ws[3], column=c.tap_input),
+    )
+    return Problem(
+        x=r.start * xs[2] + c.start * xs[3],
+        w=r.first_tap * ws[2] + c.first_tap * ws[3],
+        out=r.first_out * outs[2] + c.first_out * outs[3],
+        pixel_axes=pixel_axes,
+        product_axes=product_axes,
+        row=r.start,
+        column=c.start,
+    )
+
+
+def sectors(extents_and_steps: Iterable[tuple[int, int]], window: int) -> float:
+    """About how many sectors of memory each element takes that threads side by side load.
+
+    The axes, innermost first, are (extent, step in elements); `window` threads are side by side.
+    """
+    length, first = 1, 0
+    for extent, step in extents_and_steps:
+        if extent == 1:
+            continue
+        if length == 1:
+            length, first = extent, abs(step)
+        elif abs(step) == first * length:
+            length *= extent
+        else:
+            break
+    return min(1.0, first / SECTOR) + 1 / min(length, window)
+
+
+def packs(problem: Problem, lanes: int, *offsets: int) -> bool:
+    """Whether each `lanes` pixels in a row, from a multiple of it on, are one pack in out.
+
+    `offsets` are how far out moves for other reasons.
+    """
+    row, rest, within = 1, [problem.out, *offsets], True
+    for a in reversed(problem.pixel_axes):
+        if a.extent == 1:
+            continue
+        within = within and a.other == row
+        if within:
+            row *= a.extent
+        else:
+            rest.append(a.other)
+    return row % lanes == 0 and all(o % lanes == 0 for o in rest)
