@@ -202,7 +202,7 @@ def sectors(extents_and_steps: Iterable[tuple[int, int]], window: int) -> float:
     """
     length, first = 1, 0
     for extent, step in extents_and_steps:
-        if extent == 1:
+        if extent <= 1:  # of a phase without products, none
             continue
         if length == 1:
             length, first = extent, abs(step)
