@@ -154,13 +154,13 @@ def convolve(
         weights_shape = (*shape, *w.shape[2:])
         strides = contiguous_strides(weights_shape)
         arguments[1] = replace(weights, shape=weights_shape, strides=strides, offset=0)
-    layouts = [_layout(o) for o in arguments]
-    if None in (*layouts, *post):
+    tensors = [(o.shape, layout) for o in arguments if (layout := _layout(o)) is not None]
+    ends = [p for p in post if p is not None]
+    if len(tensors) < len(arguments) or len(ends) < len(post):
         return False
     problem = Problem(
-        op, x.dtype.name, tuple(zip((o.shape for o in arguments), layouts, strict=True)),
-        pre, (post[0], post[1]), forward_stride, dilation,
-    )  # fmt: skip
+        op, x.dtype.name, tuple(tensors), pre, (ends[0], ends[1]), forward_stride, dilation
+    )
     kernel = _planned(problem)
     if kernel is None:
         return False
