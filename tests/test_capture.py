@@ -728,7 +728,7 @@ class TestMemory:
             seen.append((total * 2).item())
         assert seen == [2, 4, 6, 8, 10, 12]
 
-    def test_programs_share_one_arena(self):
+    def test_programs_share_one_arena(self, on_cpu):
         from minigrad.backend.cpu.executable import arena
 
         f = mg.compile(lambda x: ((x.sum(axis=0) * x).sum(axis=1) * x.T).sum())

@@ -8,9 +8,7 @@ from dataclasses import replace
 from math import prod
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_cpu_conv import (
+from conv_definitions import (
     FLOATS,
     FORWARDS,
     POISON,
@@ -25,6 +23,8 @@ from test_cpu_conv import (
     values,
     with_torch,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad.backend.cuda import conv, cudnn
@@ -329,7 +329,7 @@ def test_phases_meet_every_input_once(axis, input_dilation, kernel_dilation):
         ((3, 16, 9, 9), (8, 16, 1, 1), {"stride": 2}),
     ],
 )
-def test_a_layer_and_its_gradients_are_those_of_the_cpu(x, w, parameters):
+def test_a_layer_and_its_gradients_are_those_of_the_cpu(cpu_too, x, w, parameters):
     rng = random.Random(1)
     numbers = [[rng.gauss(0, 1) for _ in range(prod(shape))] for shape in (x, w)]
     results = []

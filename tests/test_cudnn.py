@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+from conv_definitions import Case, Layout, backward_data, values, with_torch
 from host_cuda import HostRuntime
-from test_cpu_conv import Case, Layout, backward_data, values, with_torch
 from test_cuda_conv import arriving, run
 
 import minigrad as mg

@@ -123,7 +123,7 @@ assert "numba" not in sys.modules
     )
 
 
-def test_the_cpu_needs_no_cupy():
+def test_the_cpu_needs_no_cupy(cpu_too: None):
     run(
         ("cupy", "cupy_backends", "cupyx"),
         """

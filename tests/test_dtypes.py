@@ -276,7 +276,7 @@ REFUSED = (
         lambda x: operator.iadd(x, 1),
     ],
 )
-def test_the_cpu_does_not_compute_with_halves(dtype, build):
+def test_the_cpu_does_not_compute_with_halves(dtype, build, cpu_too):
     with pytest.raises(mg.DeviceError, match=REFUSED):
         build(held([1.0, 2.0], dtype))
 

@@ -626,7 +626,7 @@ class TestTo:
         assert y.tolist() == [2.0, 3.0]
         assert y.to("cuda:1") is y
 
-    def test_from_and_to_the_host(self, log: list[str]) -> None:
+    def test_from_and_to_the_host(self, cpu_too: None, log: list[str]) -> None:
         x = mg.tensor([1.0, 2.0], device="cpu").to("cuda")
         assert log == ["upload 8"]
         assert x.to("cpu").tolist() == [1.0, 2.0]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad import execution, ops
 from minigrad.autodiff import gradients
-from minigrad.device import cpu
+from minigrad.device import default_device
 from minigrad.dtype import DType, float32, float64, int32, int64, uint8
 from minigrad.functions.arguments import broadcast_shape, expand_to
 from minigrad.graph import Node, const, like, topological
@@ -72,7 +72,7 @@ class Builder:
     def leaf(self, shape: tuple[int, ...]) -> None:
         low, high = (-2.0, 2.0) if self.dtype.is_floating else (-100, 100)
         values = Input(shape, low, high).values(f"leaf {len(self.leaves)}", self.dtype)
-        node = store(values, shape, self.dtype, cpu, needs_grad=True)
+        node = store(values, shape, self.dtype, default_device(), needs_grad=True)
         self.leaves.append(node)
         self.nodes.append(node)
 
@@ -115,7 +115,7 @@ class Builder:
         try:
             shape = broadcast_shape("random graph", a.shape, condition.shape)
         except ValueError:
-            condition, shape = const(True, mg.bool, cpu), a.shape
+            condition, shape = const(True, mg.bool, default_device()), a.shape
         return ops.where(expand_to(condition, shape), expand_to(a, shape), expand_to(b, shape))
 
     def axes(self, x: Node) -> tuple[int, ...]:
@@ -190,7 +190,7 @@ class Builder:
         if n == 0:
             return ops.concat(x, x, axis=axis)
         picked = self.draw(st.lists(st.integers(0, n - 1), max_size=5))
-        return ops.take(x, store(picked, (len(picked),), int64, cpu), axis=axis)
+        return ops.take(x, store(picked, (len(picked),), int64, default_device()), axis=axis)
 
 
 def text(roots: list[Node]) -> str:
@@ -204,12 +204,17 @@ def text(roots: list[Node]) -> str:
 def with_gradients(y: Node, leaves: list[Node], order: int) -> list[Node]:
     """y, its vector-Jacobian products for a fixed cotangent, and (order 2) theirs."""
     values = Input(y.shape, -1.0, 1.0).values("cotangent", y.dtype)
-    c = store(values, y.shape, y.dtype, cpu)
+    c = store(values, y.shape, y.dtype, default_device())
     first = gradients([y], leaves, [c], unreached="zero")
     result = [y, *first]
     if order == 2:
         weights = [
-            store(Input(g.shape, -1.0, 1.0).values("second", g.dtype), g.shape, g.dtype, cpu)
+            store(
+                Input(g.shape, -1.0, 1.0).values("second", g.dtype),
+                g.shape,
+                g.dtype,
+                default_device(),
+            )
             for g in first
         ]
         result += gradients(first, leaves, weights, unreached="zero")
@@ -232,7 +237,10 @@ def run(draw: Draw, dtype: DType, order: int, against_eager: bool) -> None:
     note(text(roots))
     expected = [reference.evaluate(n) for n in roots]
     if against_eager:
-        again = [store(reference.read(x), x.shape, x.dtype, cpu, needs_grad=True) for x in leaves]
+        again = [
+            store(reference.read(x), x.shape, x.dtype, default_device(), needs_grad=True)
+            for x in leaves
+        ]
         with mg.eager():
             y_again = substitute(y, dict(zip(leaves, again, strict=True)))
             eager = with_gradients(y_again, again, order) if order else [y_again]
@@ -275,7 +283,9 @@ def test_integers(data, dtype):
 
 def test_view_of_a_value_that_the_same_kernel_makes():
     """The flipped gradient of a normalization reads the kernel's own sums at other places."""
-    x = store(Input((2, 3)).values("x", float64), (2, 3), float64, cpu, needs_grad=True)
+    x = store(
+        Input((2, 3)).values("x", float64), (2, 3), float64, default_device(), needs_grad=True
+    )
     flipped = ops.flip(x, axes=(0,))
     scale = 1.0 / 3.0
     centred = flipped - expand_to(ops.sum_(flipped, axes=(1,)) * scale, x.shape)

@@ -14,7 +14,7 @@ from test_rewrite_random import graph
 
 import minigrad as mg
 from minigrad import Tensor, ops
-from minigrad.device import cpu
+from minigrad.device import default_device
 from minigrad.dtype import float64
 from minigrad.graph import Node, const_value, topological
 from minigrad.handle import wrap
@@ -24,7 +24,7 @@ SPECIAL = [math.nan, math.inf, -math.inf, 0.0, -2.0, 3.0]
 
 
 def special() -> Node:
-    return store([*SPECIAL, *SPECIAL[::-1]], (6, 2), float64, cpu)
+    return store([*SPECIAL, *SPECIAL[::-1]], (6, 2), float64, default_device())
 
 
 def finite(nodes: list[Node]) -> list[list[bool]]:
@@ -92,7 +92,10 @@ def spoil(leaf: Node, rng: random.Random) -> object:
     """Make one element NaN or infinite; gives the storage to put back."""
     data = reference.evaluate(leaf)
     data[rng.randrange(len(data))] = rng.choice([math.nan, math.inf, -math.inf])
-    before, leaf.storage = leaf.storage, store(data, leaf.shape, leaf.dtype, cpu).storage
+    before, leaf.storage = (
+        leaf.storage,
+        store(data, leaf.shape, leaf.dtype, default_device()).storage,
+    )
     return before
 
 
