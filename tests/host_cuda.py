@@ -521,7 +521,10 @@ class HostRuntime:
     def matrix_product(self, dtype: str, tf32: bool, a: Any, b: Any, c: Any, batch: int) -> None:
         words = array("q", [*a, *b, *c, batch])
         function = getattr(scheduler(), f"product_{dtype}")
-        self._do("launch cublas", lambda: function(ctypes.c_void_p(words.buffer_info()[0])))
+        self._do(
+            f"launch cublas{' tf32' if tf32 else ''}",
+            lambda: function(ctypes.c_void_p(words.buffer_info()[0])),
+        )
 
     def run_library(self, name: str, launch: Callable[[], None]) -> None:
         self._do(f"launch {name}", launch)

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import nvrtc
 import pytest
 
 import layers
@@ -16,6 +17,7 @@ import minigrad as mg
 from minigrad import optim
 from minigrad.backend.cuda import backend as cuda
 from minigrad.backend.cuda.executable import MOST_GRAPHS
+from minigrad.backend.cuda.kernel import compile_kernel
 from minigrad.backend.cuda.memory import BorrowedBuffer
 from minigrad.errors import DeviceError
 from minigrad.graph import leaf
@@ -114,6 +116,62 @@ class TestGraphs:
             losses.append([step(*b).item() for b in batches])
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
         assert losses[0][-1] < losses[0][0]
+
+
+class TestMatrixProducts:
+    def test_the_precision_is_that_of_the_run(self):
+        """A captured product has its precision baked in, like its addresses."""
+        a = mg.tensor([[1.0, 2.0], [3.0, 4.0]], device="cuda")
+        ((plan, nodes),) = mg.execution.plans([mg.matmul(a, a).node])
+        buffers = [nodes[p].storage for p in plan.inputs]
+        fresh = [plan.allocate(k) for k in range(len(plan.fresh))]
+        seen = []
+        try:
+            for precision in ("highest", "high", "high", "highest", "medium"):
+                mg.set_float32_matmul_precision(precision)
+                seen.append(log_of(lambda: plan.run(buffers, [], fresh))[-1])
+        finally:
+            mg.set_float32_matmul_precision("highest")
+        assert seen == ["launch cublas", "launch cublas tf32", *["replay"] * 3]
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "int32"])
+    def test_operands_of_any_strides(self, dtype):
+        """Transposed, broadcast and flipped operands; sums of halves are those of float32."""
+        a = mg.astype(mg.reshape(mg.arange(24, device="cuda") % 5, (2, 3, 4)), dtype)
+        b = mg.astype(mg.reshape(mg.arange(20, device="cuda") % 7, (4, 5)), dtype)
+        expected = [
+            [[float(sum(x * y for x, y in zip(row, column, strict=True))) for column in
+              zip(*b.tolist(), strict=True)] for row in m]
+            for m in a.tolist()
+        ]  # fmt: skip
+        assert mg.matmul(a, b).tolist() == expected
+        turned = mg.matrix_transpose(mg.matmul(mg.matrix_transpose(b), mg.matrix_transpose(a)))
+        assert turned.tolist() == expected
+        again = mg.matmul(mg.flip(mg.flip(a, axis=2), axis=2), mg.flip(mg.flip(b, axis=0), axis=0))
+        assert again.tolist() == expected
+        flipped = mg.matmul(mg.flip(a, axis=2), mg.flip(b, axis=0))
+        assert flipped.tolist() == expected
+        row = mg.broadcast_to(mg.reshape(b[:, 0], (1, 4, 1)), (2, 4, 3))
+        assert mg.matmul(a, row).tolist() == [[[r[0]] * 3 for r in m] for m in expected]
+
+    def test_no_products_give_zeros(self):
+        empty = mg.zeros((3, 0), device="cuda")
+        assert mg.matmul(empty, mg.zeros((0, 2), device="cuda")).tolist() == [[0.0, 0.0]] * 3
+
+
+class TestSources:
+    @pytest.mark.skipif(nvrtc.library() is None, reason="there is no NVRTC")
+    def test_nvrtc_compiles_every_kernel_that_a_test_loads(self, monkeypatch):
+        checked = []
+        compiled = nvrtc.compiled
+        monkeypatch.setattr(nvrtc, "compiled", lambda text: checked.append(compiled(text)))
+        number = random.random()  # a constant that no kernel before had would not do: it is no text
+        name = f"made_up_{random.getrandbits(40)}"
+        kernel = compile_kernel(name, f"// {name} {number}\nKERNEL {{ }}")
+        runtime.load([kernel])
+        assert len(checked) == 1
+        with pytest.raises(AssertionError, match="NVRTC refuses"):
+            compiled(compile_kernel(name, "KERNEL { int x = nowhere; }").text)
 
 
 class TestWaiting:
