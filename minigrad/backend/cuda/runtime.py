@@ -1,7 +1,7 @@
 """What the backend asks of CUDA, through CuPy: memory, kernels, streams, graphs, matrix products.
 
-Nothing outside this file imports CuPy. The tests replace `runtimes` by a runtime that does the same
-with host memory and kernels compiled for the CPU.
+Nothing but this file, `compiler` and `cublas` imports CuPy. The tests replace `runtimes` by a
+runtime that does the same with host memory and kernels compiled for the CPU.
 
 [Note: one stream] Everything a device computes is launched on one stream of ours, in the order of
 the program. Copies of batches take a second stream, so that a batch arrives while a step runs.
@@ -35,7 +35,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-from minigrad.backend.cuda import compiler
+from minigrad.backend.cuda import compiler, cublas
 from minigrad.backend.cuda.kernel import Kernel
 from minigrad.backend.cuda.loans import Loans
 from minigrad.backend.cuda.pinned import PinnedPool
@@ -121,6 +121,7 @@ class Runtime:
             self._pool = cupy.cuda.MemoryPool()
             self.processors = int(self._device.attributes["MultiProcessorCount"])
         self._functions: dict[str, Any] = {}
+        self._cublas: cublas.Handle | None = None  # made when it is first needed
         self._blocks = PinnedPool(self._new_pinned)
         self._order = threading.RLock()  # see [Note: threads]
         self.synchronizations = 0  # times the host waited for the device; tests read it
@@ -318,28 +319,11 @@ class Runtime:
         strides in elements; C is not transposed. Transposed means that columns, not rows, are
         contiguous.
         """
-        from cupy_backends.cuda.libs import cublas
-
-        kind, compute, scalar = {
-            "float16": (2, cublas.CUBLAS_COMPUTE_32F, ctypes.c_float),
-            "bfloat16": (14, cublas.CUBLAS_COMPUTE_32F, ctypes.c_float),
-            "float32": (0, cublas.CUBLAS_COMPUTE_32F, ctypes.c_float),
-            "float64": (1, cublas.CUBLAS_COMPUTE_64F, ctypes.c_double),
-        }[dtype]
-        if tf32 and dtype == "float32":
-            compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32
-        one, zero = scalar(1.0), scalar(0.0)
-        operations = (cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T)
-        with self._order, self._device, self.stream:
-            handle = self._cupy.cuda.get_cublas_handle()
-            cublas.setStream(handle, self.stream.ptr)
-            # cuBLAS is column-major: a row-major C is C^T there, and C^T = B^T A^T.
-            cublas.gemmStridedBatchedEx(
-                handle, operations[b[4]], operations[a[4]], c[2], c[1], a[2],
-                ctypes.addressof(one), b[0], kind, b[3], b[5], a[0], kind, a[3], a[5],
-                ctypes.addressof(zero), c[0], kind, c[3], c[5], batch, compute,
-                cublas.CUBLAS_GEMM_DEFAULT,
-            )  # fmt: skip
+        with self._order, self._device:
+            if self._cublas is None:
+                self._workspace = self._allocated(cublas.WORKSPACE, "cuBLAS", self.stream)
+                self._cublas = cublas.Handle(self.stream.ptr, self._workspace.address)
+            self._cublas.multiply(dtype, tf32, a, b, c, batch)
 
 
 @cache
