@@ -287,8 +287,8 @@ class Runtime:
 
     def launch(self, kernel: Kernel, blocks: int, threads: int, table: int) -> None:
         """Run a loaded kernel on the table at a device address."""
-        with self._order, self._device, self.stream:
-            self._functions[kernel.entry]((blocks,), (threads,), (table,))
+        with self._order, self._device:
+            self._functions[kernel.entry]((blocks,), (threads,), (table,), stream=self.stream)
 
     def captured(self, run: Callable[[], None]) -> Any:
         """A graph of everything that `run` launches, which is not run: see `replay`."""
