@@ -18,10 +18,11 @@ of this safe without the host ever waiting:
 * a batch that is never used is just dropped: only a later copy can get its memory.
 
 [Note: threads] Any thread may call any method. Those that touch the first stream hold a lock, since
-whatever reaches it between the two ends of a capture would become a part of the graph. What the
-data loader's thread calls, `allocate_for_copies`, `pinned` and `upload_pinned`, takes no lock and
-touches only the copy stream: that thread and the training loop never wait for each other here. A
-capture forbids it nothing, as CuPy begins it in relaxed mode. CuPy's pools have locks of their own.
+whatever reaches it between the two ends of a capture would become a part of the graph, or break it.
+(Only the wait for an event is outside: an event is no part of a capture.) What the data loader's
+thread calls, `allocate_for_copies`, `pinned` and `upload_pinned`, takes no lock and touches only
+the copy stream: that thread and the training loop never wait for each other here. A capture forbids
+it nothing, as CuPy begins it in relaxed mode. CuPy's pools have locks of their own.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -245,7 +247,10 @@ class Runtime:
         """Wait until all that was launched has finished."""
         self.synchronizations += 1
         self.loans.settle()
-        self.stream.synchronize()
+        with self._order, self._device:
+            # No event of `_recorded`: the host is about to use the result, and does not sleep.
+            event = self.stream.record(self._cupy.cuda.Event(disable_timing=True))
+        event.synchronize()
         self.loans.settle()  # what the first call marked is done now
 
     def wait_for_stream(self, pointer: int) -> None:
@@ -292,13 +297,15 @@ class Runtime:
 
     def captured(self, run: Callable[[], None]) -> Any:
         """A graph of everything that `run` launches, which is not run: see `replay`."""
-        with self.loans.paused, self._order, self._device, self.stream:
+        with self.loans.paused, self._order, self._device:
             self.stream.begin_capture()
             try:
                 run()
-            finally:
-                graph = self.stream.end_capture()
-            return graph
+            except BaseException:
+                with suppress(RuntimeError):  # of the broken capture: `run` says what broke it
+                    self.stream.end_capture()
+                raise
+            return self.stream.end_capture()
 
     def replay(self, graph: Any) -> None:
         """Run a graph, by one launch."""
@@ -309,7 +316,7 @@ class Runtime:
 
     def run_library(self, name: str, launch: Callable[[], None]) -> None:
         """Call `launch`, which launches something on the stream, with this GPU as the current."""
-        with self._device, self.stream:
+        with self._order, self._device:
             launch()
 
     def matrix_product(self, dtype: str, tf32: bool, a: Any, b: Any, c: Any, batch: int) -> None:
