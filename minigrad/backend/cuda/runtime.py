@@ -104,7 +104,7 @@ class Pinned:
         self._pointer, self.nbytes = pointer, nbytes
         self.address = int(pointer.ptr)
         array = (ctypes.c_char * nbytes).from_address(self.address)
-        array._owner = self  # type: ignore[attr-defined]
+        array._owner = pointer  # type: ignore[attr-defined]  # not self: it has the view
         self.view = memoryview(array).cast("B")
 
 
@@ -121,7 +121,8 @@ class Runtime:
             self.stream = cupy.cuda.Stream(non_blocking=True)
             self.copy_stream = cupy.cuda.Stream(non_blocking=True)
             self._pool = cupy.cuda.MemoryPool()
-            self.processors = int(self._device.attributes["MultiProcessorCount"])
+        count = self._api.cudaDevAttrMultiProcessorCount
+        self.processors: int = self._api.deviceGetAttribute(count, index)
         self._functions: dict[str, Any] = {}
         self._cublas: cublas.Handle | None = None  # made when it is first needed
         self._blocks = PinnedPool(self._new_pinned)
@@ -157,16 +158,19 @@ class Runtime:
                 return Memory(self._pool.malloc(nbytes), nbytes)
         except self._cupy.cuda.memory.OutOfMemoryError:
             free, total = self._device.mem_info
+            with self._device:
+                held, reusable = self._pool.used_bytes(), self._pool.free_bytes()
             raise DeviceError(
                 f"cuda:{self.index}: out of memory: asked for {nbytes} bytes{for_purpose(purpose)} "
-                f"while minigrad holds {self._pool.used_bytes()} (and {self._pool.free_bytes()} "
-                f"for reuse), with {free} of the card's {total} free. Use a smaller batch, or drop "
-                "tensors that are no longer needed."
+                f"while minigrad holds {held} (and {reusable} for reuse), with {free} of the "
+                f"card's {total} free. Use a smaller batch, or drop tensors that are no longer "
+                "needed."
             ) from None
 
     def held_bytes(self) -> int:
         """Bytes in use by live memory."""
-        return self._pool.used_bytes()
+        with self._device:  # the pool has parts, one for each GPU
+            return self._pool.used_bytes()
 
     def pinned(self, nbytes: int) -> Pinned:
         """Page-locked host memory for `upload_pinned`."""
