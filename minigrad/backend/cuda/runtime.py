@@ -57,10 +57,22 @@ def why_unusable() -> str | None:
 
         count = cupy.cuda.runtime.getDeviceCount()
     except ImportError as error:
-        return f"cupy does not import ({error}); {INSTALL}"
+        return f"cupy does not import ({_cause(error)}); {INSTALL}"
     except Exception as error:  # CuPy's own: no driver, an older one, no device
         return f"cupy finds no usable GPU ({error}); check the driver with nvidia-smi"
-    return None if count else "this machine has no GPU"
+    if not count:
+        return "this machine has no GPU"
+    try:  # CuPy itself needs neither before it is asked for something
+        cupy.cuda.nvrtc.getVersion()
+        cublas.library()
+    except (ImportError, RuntimeError, OSError) as error:
+        return f"cupy does not find a library of CUDA's ({_cause(error)}); {INSTALL}"
+    return None
+
+
+def _cause(error: Exception) -> str:
+    """What is behind an error of CuPy's, which explains at length, in one line."""
+    return str(error.__cause__ or error).strip().partition("\n")[0]
 
 
 def device_count() -> int:
