@@ -251,9 +251,22 @@ def test_products_launched_and_in_graphs(backend, dtype, strides_a, strides_b):
         backend.runtime.copy(x.address, x2.address, x.nbytes)
         executable.run([x, y, out], ())
         assert floats(backend, out, code) == [factor * v for v in want]
+    assert [x.kernel.name for x in program.launches] == [f"cublas_gemm_{dtype.name}"]
     graphs = list(executable._graphs.values())
     assert len(graphs) == 1
     assert len(graphs[0].works) == 1
+
+
+def test_a_batch_that_lies_backwards_is_copied(backend):
+    program = Program(first_scratch=3)
+    a = Operand(0, float32, (2, 2, 3), (-6, 3, 1), offset=6)
+    b = Operand(1, float32, (2, 3, 1), (3, 1, 1))
+    gemm.dot(program, a, b, Operand(2, float32, (2, 2, 1), (2, 1, 1)), 132)
+    assert len(program.launches) == 2
+    executable = backend.executable(program, {3: 0}, 64, range(3), ())
+    out = backend.allocate(16)
+    executable.run([placed(backend, range(12)), placed(backend, [1] * 6), out], ())
+    assert floats(backend, out) == [21, 30, 3, 12]
 
 
 def test_tf32_and_halves_are_named_as_cublas_does(backend):
