@@ -138,7 +138,7 @@ class Event:
 
 
 class Stream:
-    def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
+    def __init__(self, null=False, non_blocking=False, ptds=False):
         assert non_blocking
         self.ptr, self.device_id, self.graph = next(_numbers), getDevice(), None
         _streams[self.ptr] = self

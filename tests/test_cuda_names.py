@@ -89,8 +89,9 @@ def test_classes_of_cupy(ours):
             assert not callable(there), name
         elif name == "__init__" and re.match(rf"{ours.__name__}\(", theirs.__doc__):
             assert parameters(theirs.__doc__) == expected(ours.__init__)
-        else:
-            assert described(there) == expected(getattr(ours, name)), name
+        else:  # later versions of CuPy may have more at the end
+            names = expected(getattr(ours, name))
+            assert described(there)[: len(names)] == names, name
 
 
 @needs_cupy
