@@ -10,6 +10,7 @@ import gc
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import runpy
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import threading
 import weakref
 from array import array
+from pathlib import Path
 from typing import Any
 
 import fake_cupy
@@ -363,3 +365,56 @@ class TestWhyUnusable:
             missing = ImportError("libcublas.so.13: cannot open\nlisted")
             found = self.fails(m, cublas, "library", missing)
             assert "(libcublas.so.13: cannot open)" in found
+
+
+TRAINING = """
+import random
+import pytest
+import fake_cupy
+patch = pytest.MonkeyPatch()
+fake_cupy.install(patch)
+import layers
+import minigrad as mg
+from minigrad import optim
+from minigrad.data import DataLoader, RandomHorizontalFlip, TensorDataset
+
+pixels = random.Random(1).randbytes(12 * 36)
+images = memoryview(bytearray(pixels)).cast("B", (12, 1, 6, 6))
+data = TensorDataset(images, bytes(i % 5 for i in range(12)))
+
+def losses(device):
+    mg.random.seed(0)
+    parts = [layers.Conv2d(1, 3, 3), layers.BatchNorm2d(3), layers.ReLU(), layers.Flatten()]
+    model = layers.Sequential(*parts, layers.Linear(48, 5)).to(device)
+    sgd = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    @mg.compile
+    def step(x, y):
+        sgd.zero_grad()
+        loss = mg.nn.cross_entropy(model(x), y)
+        loss.backward()
+        sgd.step()
+        return loss
+
+    flips = RandomHorizontalFlip(0.5)
+    for _ in range(3):
+        for x, y in DataLoader(data, 4, transform=flips, prefetch=2, device=device):
+            yield step(x, y).item()
+
+assert mg.devices()["cuda"] == "usable"
+assert list(losses("cuda:1")) == pytest.approx(list(losses("cpu")), rel=1e-5)
+patch.undo()
+"""
+
+
+def test_a_training_loop_on_the_second_gpu():
+    pytest.importorskip("numba")
+    if host_cuda.why_unusable():
+        pytest.skip("no g++ to compile kernels with")
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here.parent), str(here)])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", TRAINING],
+        env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
