@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from functools import cache
+from threading import Lock
 from typing import Any
 
 from minigrad.backend.batches import Assembly
@@ -21,8 +22,17 @@ def why_unusable(computing: bool = True) -> str | None:
 
 @cache
 def device(index: int) -> Backend:
-    """One GPU."""
+    """One GPU, the same for threads that ask at once: see [Note: one stream]."""
+    with _making:
+        return _made(index)
+
+
+@cache
+def _made(index: int) -> Backend:
     return Backend(index)
+
+
+_making = Lock()
 
 
 def index_of(address: int) -> int:

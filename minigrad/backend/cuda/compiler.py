@@ -18,8 +18,7 @@ OPTIONS = ("--std=c++17",)
 
 
 def load(kernel: Kernel, capability: str) -> Any:
-    """The kernel as a function of CuPy's, for the current device of this compute capability."""
-    import cupy
+    """The kernel as a `cupy.cuda.Function`, for the current device of this compute capability."""
     from cupy.cuda import nvrtc
 
     real = f"sm_{capability}"
@@ -29,18 +28,26 @@ def load(kernel: Kernel, capability: str) -> Any:
     parts = [kernel.text, target, str(nvrtc.getVersion()), *OPTIONS]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     folder = private_directory("cuda")
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(folder or scratch) / f"{kernel.name}_{digest}.bin"
-        if path.exists():
-            try:
-                return cupy.RawModule(path=str(path)).get_function("kernel")
-            except Exception:  # a damaged file counts as missing
-                path.unlink(missing_ok=True)
-        _write(path, _compiled(kernel, target))
-        if not path.exists():  # a full disk ended the use of the directory
-            path = Path(scratch) / path.name
-            path.write_bytes(_compiled(kernel, target))
-        return cupy.RawModule(path=str(path)).get_function("kernel")
+    path = None if folder is None else folder / f"{kernel.name}_{digest}.bin"
+    if path is not None and path.exists():
+        try:
+            return _function(path.read_bytes())
+        except Exception:  # a damaged file counts as missing
+            path.unlink(missing_ok=True)
+    code = _compiled(kernel, target)
+    if path is not None:
+        _write(path, code)
+    return _function(code)
+
+
+def _function(code: bytes) -> Any:
+    import cupy
+
+    # From memory, not from the file: CuPy leaves out the last byte of what NVRTC gives, a zero,
+    # which is there again behind Python's bytes.
+    module = cupy.cuda.Module()
+    module.load(code)
+    return module.get_function("kernel")
 
 
 def _compiled(kernel: Kernel, target: str) -> bytes:

@@ -66,8 +66,10 @@ def _words(operand: Operand, layout: tuple[int, bool]) -> list[Any]:
 
 
 def _layout(operand: Operand) -> tuple[int, bool] | None:
-    """(Leading stride, whether columns are contiguous); None where neither rows nor columns are."""
-    (_, rows, columns), (_, down, along) = operand.shape, operand.strides
+    """(Leading stride, whether columns are contiguous); None where cuBLAS has no name for it."""
+    (batch, rows, columns), (apart, down, along) = operand.shape, operand.strides
+    if apart < 0 and batch > 1:  # cuBLAS does not say that it can go backwards
+        return None
     if (columns == 1 or along == 1) and (rows == 1 or down >= columns):
         return (down if rows > 1 else columns), False
     if (rows == 1 or down == 1) and (columns == 1 or along >= rows):

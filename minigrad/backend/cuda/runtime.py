@@ -1,7 +1,7 @@
 """What the backend asks of CUDA, through CuPy: memory, kernels, streams, graphs, matrix products.
 
-Nothing outside this file imports CuPy. The tests replace `runtimes` by a runtime that does the same
-with host memory and kernels compiled for the CPU.
+Nothing but this file, `compiler` and `cublas` imports CuPy. The tests replace `runtimes` by a
+runtime that does the same with host memory and kernels compiled for the CPU.
 
 [Note: one stream] Everything a device computes is launched on one stream of ours, in the order of
 the program. Copies of batches take a second stream, so that a batch arrives while a step runs.
@@ -18,10 +18,11 @@ of this safe without the host ever waiting:
 * a batch that is never used is just dropped: only a later copy can get its memory.
 
 [Note: threads] Any thread may call any method. Those that touch the first stream hold a lock, since
-whatever reaches it between the two ends of a capture would become a part of the graph. What the
-data loader's thread calls, `allocate_for_copies`, `pinned` and `upload_pinned`, takes no lock and
-touches only the copy stream: that thread and the training loop never wait for each other here. A
-capture forbids it nothing, as CuPy begins it in relaxed mode. CuPy's pools have locks of their own.
+whatever reaches it between the two ends of a capture would become a part of the graph, or break it.
+(Only the wait for an event is outside: an event is no part of a capture.) What the data loader's
+thread calls, `allocate_for_copies`, `pinned` and `upload_pinned`, takes no lock and touches only
+the copy stream: that thread and the training loop never wait for each other here. A capture forbids
+it nothing, as CuPy begins it in relaxed mode. CuPy's pools have locks of their own.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from minigrad.backend.cuda import compiler
+from minigrad.backend.cuda import compiler, cublas
 from minigrad.backend.cuda.kernel import Kernel
 from minigrad.backend.cuda.loans import Loans
 from minigrad.backend.cuda.pinned import PinnedPool
@@ -55,10 +57,22 @@ def why_unusable() -> str | None:
 
         count = cupy.cuda.runtime.getDeviceCount()
     except ImportError as error:
-        return f"cupy does not import ({error}); {INSTALL}"
+        return f"cupy does not import ({_cause(error)}); {INSTALL}"
     except Exception as error:  # CuPy's own: no driver, an older one, no device
         return f"cupy finds no usable GPU ({error}); check the driver with nvidia-smi"
-    return None if count else "this machine has no GPU"
+    if not count:
+        return "this machine has no GPU"
+    try:  # CuPy itself needs neither before it is asked for something
+        cupy.cuda.nvrtc.getVersion()
+        cublas.library()
+    except (ImportError, RuntimeError, OSError) as error:
+        return f"cupy does not find a library of CUDA's ({_cause(error)}); {INSTALL}"
+    return None
+
+
+def _cause(error: Exception) -> str:
+    """What is behind an error of CuPy's, which explains at length, in one line."""
+    return str(error.__cause__ or error).strip().partition("\n")[0]
 
 
 def device_count() -> int:
@@ -102,7 +116,7 @@ class Pinned:
         self._pointer, self.nbytes = pointer, nbytes
         self.address = int(pointer.ptr)
         array = (ctypes.c_char * nbytes).from_address(self.address)
-        array._owner = self  # type: ignore[attr-defined]
+        array._owner = pointer  # type: ignore[attr-defined]  # not self: it has the view
         self.view = memoryview(array).cast("B")
 
 
@@ -119,8 +133,10 @@ class Runtime:
             self.stream = cupy.cuda.Stream(non_blocking=True)
             self.copy_stream = cupy.cuda.Stream(non_blocking=True)
             self._pool = cupy.cuda.MemoryPool()
-            self.processors = int(self._device.attributes["MultiProcessorCount"])
+        count = self._api.cudaDevAttrMultiProcessorCount
+        self.processors: int = self._api.deviceGetAttribute(count, index)
         self._functions: dict[str, Any] = {}
+        self._cublas: cublas.Handle | None = None  # made when it is first needed
         self._blocks = PinnedPool(self._new_pinned)
         self._order = threading.RLock()  # see [Note: threads]
         self.synchronizations = 0  # times the host waited for the device; tests read it
@@ -154,16 +170,19 @@ class Runtime:
                 return Memory(self._pool.malloc(nbytes), nbytes)
         except self._cupy.cuda.memory.OutOfMemoryError:
             free, total = self._device.mem_info
+            with self._device:
+                held, reusable = self._pool.used_bytes(), self._pool.free_bytes()
             raise DeviceError(
                 f"cuda:{self.index}: out of memory: asked for {nbytes} bytes{for_purpose(purpose)} "
-                f"while minigrad holds {self._pool.used_bytes()} (and {self._pool.free_bytes()} "
-                f"for reuse), with {free} of the card's {total} free. Use a smaller batch, or drop "
-                "tensors that are no longer needed."
+                f"while minigrad holds {held} (and {reusable} for reuse), with {free} of the "
+                f"card's {total} free. Use a smaller batch, or drop tensors that are no longer "
+                "needed."
             ) from None
 
     def held_bytes(self) -> int:
         """Bytes in use by live memory."""
-        return self._pool.used_bytes()
+        with self._device:  # the pool has parts, one for each GPU
+            return self._pool.used_bytes()
 
     def pinned(self, nbytes: int) -> Pinned:
         """Page-locked host memory for `upload_pinned`."""
@@ -244,7 +263,10 @@ class Runtime:
         """Wait until all that was launched has finished."""
         self.synchronizations += 1
         self.loans.settle()
-        self.stream.synchronize()
+        with self._order, self._device:
+            # No event of `_recorded`: the host is about to use the result, and does not sleep.
+            event = self.stream.record(self._cupy.cuda.Event(disable_timing=True))
+        event.synchronize()
         self.loans.settle()  # what the first call marked is done now
 
     def wait_for_stream(self, pointer: int) -> None:
@@ -286,18 +308,20 @@ class Runtime:
 
     def launch(self, kernel: Kernel, blocks: int, threads: int, table: int) -> None:
         """Run a loaded kernel on the table at a device address."""
-        with self._order, self._device, self.stream:
-            self._functions[kernel.entry]((blocks,), (threads,), (table,))
+        with self._order, self._device:
+            self._functions[kernel.entry]((blocks,), (threads,), (table,), stream=self.stream)
 
     def captured(self, run: Callable[[], None]) -> Any:
         """A graph of everything that `run` launches, which is not run: see `replay`."""
-        with self.loans.paused, self._order, self._device, self.stream:
+        with self.loans.paused, self._order, self._device:
             self.stream.begin_capture()
             try:
                 run()
-            finally:
-                graph = self.stream.end_capture()
-            return graph
+            except BaseException:
+                with suppress(RuntimeError):  # of the broken capture: `run` says what broke it
+                    self.stream.end_capture()
+                raise
+            return self.stream.end_capture()
 
     def replay(self, graph: Any) -> None:
         """Run a graph, by one launch."""
@@ -308,7 +332,7 @@ class Runtime:
 
     def run_library(self, name: str, launch: Callable[[], None]) -> None:
         """Call `launch`, which launches something on the stream, with this GPU as the current."""
-        with self._device, self.stream:
+        with self._order, self._device:
             launch()
 
     def matrix_product(self, dtype: str, tf32: bool, a: Any, b: Any, c: Any, batch: int) -> None:
@@ -318,28 +342,11 @@ class Runtime:
         strides in elements; C is not transposed. Transposed means that columns, not rows, are
         contiguous.
         """
-        from cupy_backends.cuda.libs import cublas
-
-        kind, compute, scalar = {
-            "float16": (2, cublas.CUBLAS_COMPUTE_32F, ctypes.c_float),
-            "bfloat16": (14, cublas.CUBLAS_COMPUTE_32F, ctypes.c_float),
-            "float32": (0, cublas.CUBLAS_COMPUTE_32F, ctypes.c_float),
-            "float64": (1, cublas.CUBLAS_COMPUTE_64F, ctypes.c_double),
-        }[dtype]
-        if tf32 and dtype == "float32":
-            compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32
-        one, zero = scalar(1.0), scalar(0.0)
-        operations = (cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T)
-        with self._order, self._device, self.stream:
-            handle = self._cupy.cuda.get_cublas_handle()
-            cublas.setStream(handle, self.stream.ptr)
-            # cuBLAS is column-major: a row-major C is C^T there, and C^T = B^T A^T.
-            cublas.gemmStridedBatchedEx(
-                handle, operations[b[4]], operations[a[4]], c[2], c[1], a[2],
-                ctypes.addressof(one), b[0], kind, b[3], b[5], a[0], kind, a[3], a[5],
-                ctypes.addressof(zero), c[0], kind, c[3], c[5], batch, compute,
-                cublas.CUBLAS_GEMM_DEFAULT,
-            )  # fmt: skip
+        with self._order, self._device:
+            if self._cublas is None:
+                self._workspace = self._allocated(cublas.WORKSPACE, "cuBLAS", self.stream)
+                self._cublas = cublas.Handle(self.stream.ptr, self._workspace.address)
+            self._cublas.multiply(dtype, tf32, a, b, c, batch)
 
 
 @cache
