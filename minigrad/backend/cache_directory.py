@@ -23,6 +23,21 @@ def private_directory(name: str) -> Path | None:
     return None if _disabled else _usable_directory(name)
 
 
+def write(path: Path, content: bytes) -> None:
+    """Write a file of the cache whole or not at all. A full disk ends its use."""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        disable(f"cannot write {path} ({error.strerror})")
+
+
 def disable(reason: str) -> None:
     """Keep no kernels from now on. Warns the first time."""
     if not _disabled:

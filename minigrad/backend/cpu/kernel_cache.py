@@ -9,9 +9,7 @@ name carries a digest of this package's own sources and of the versions and CPU 
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -21,7 +19,7 @@ import llvmlite
 import llvmlite.binding
 import numba
 
-from minigrad.backend.cache_directory import disable, private_directory
+from minigrad.backend.cache_directory import private_directory, write
 
 try:
     import fcntl
@@ -54,7 +52,7 @@ def store(entry: str, code: bytes) -> None:
     """Keep the object code of an entry. A full disk ends the use of the directory."""
     folder = directory()
     if folder is not None:
-        _write(folder / f"{entry}.o", hashlib.sha256(code).digest() + code)
+        write(folder / f"{entry}.o", hashlib.sha256(code).digest() + code)
 
 
 def store_source(entry: str, text: str) -> None:
@@ -62,7 +60,7 @@ def store_source(entry: str, text: str) -> None:
     path = source_path(entry)
     content = text.encode()
     if path is not None and not (path.exists() and path.read_bytes() == content):
-        _write(path, content)
+        write(path, content)
 
 
 @contextmanager
@@ -83,21 +81,6 @@ def locked(entry: str, wait: bool) -> Iterator[bool]:
             except OSError:  # no source, or a file system without locks
                 pass
         yield ours
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        disable(f"cannot write {path} ({error.strerror})")
 
 
 def directory() -> Path | None:

@@ -6,12 +6,9 @@ CuPy's own compilation would do the same with subnormal float32 flushed to zero,
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from minigrad.backend.cache_directory import disable, private_directory
+from minigrad.backend.cache_directory import private_directory, write
 from minigrad.backend.cuda.kernel import Kernel
 
 OPTIONS = ("--std=c++17",)
@@ -19,8 +16,7 @@ OPTIONS = ("--std=c++17",)
 
 def load(kernel: Kernel, capability: str) -> Any:
     """The kernel as a `cupy.cuda.Function`, for the current device of this compute capability."""
-    from cupy.cuda import nvrtc
-
+    nvrtc = _nvrtc()
     real = f"sm_{capability}"
     supported = [str(n) for n in nvrtc.getSupportedArchs()]
     # A card newer than the compiler takes PTX for the newest that this knows.
@@ -36,8 +32,14 @@ def load(kernel: Kernel, capability: str) -> Any:
             path.unlink(missing_ok=True)
     code = _compiled(kernel, target)
     if path is not None:
-        _write(path, code)
+        write(path, code)
     return _function(code)
+
+
+def _nvrtc() -> Any:
+    from cupy.cuda import nvrtc
+
+    return nvrtc
 
 
 def _function(code: bytes) -> Any:
@@ -51,8 +53,7 @@ def _function(code: bytes) -> Any:
 
 
 def _compiled(kernel: Kernel, target: str) -> bytes:
-    from cupy.cuda import nvrtc
-
+    nvrtc = _nvrtc()
     program = nvrtc.createProgram(kernel.text, f"{kernel.name}.cu", (), ())
     try:
         nvrtc.compileProgram(program, (f"--gpu-architecture={target}", *OPTIONS))
@@ -62,18 +63,3 @@ def _compiled(kernel: Kernel, target: str) -> bytes:
         raise RuntimeError(f"NVRTC does not compile {kernel}: {error}\n{log}") from error
     finally:
         nvrtc.destroyProgram(program)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        disable(f"cannot write {path} ({error.strerror})")
