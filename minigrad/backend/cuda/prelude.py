@@ -2,7 +2,7 @@
 
 A kernel is `KERNEL { ... }`, a function of one argument: `table`, a row of 64-bit words in device
 memory (sizes, strides, addresses, the bits of float64 constants), as on the CPU. Blocks are one-
-dimensional and have at most THREADS threads, in whole warps.
+dimensional and have at most THREADS threads, in whole warps. A kernel for more says so: `bounded`.
 
 float16 and bfloat16 are types of memory only: a load widens to float, a store rounds to nearest
 even, and all in between is computed in float32. Wherever the meaning of an op leaves a choice
@@ -12,6 +12,7 @@ even, and all in between is computed in float32. Wherever the meaning of an op l
 from __future__ import annotations
 
 THREADS = 256  # the most of one block; kernels may use as many registers as that allows
+MOST_THREADS = 1024  # of a block where more threads are worth fewer registers
 
 # Replaced by the host harness of the tests, which runs kernels without a GPU.
 DEVICE_ONLY = """\
@@ -175,8 +176,8 @@ template <class Op, class A> DEVICE A across_team(A x, int team, void* shared) {
         const int warps = team / 32, first = threadIdx.x / team * warps;
         if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = x;
         __syncthreads();
-        x = partial[first];
-        for (int w = 1; w < warps; ++w) x = Op::of(x, partial[first + w]);
+        x = partial[first + (threadIdx.x & (warps - 1))];
+        for (int d = warps / 2; d > 0; d /= 2) x = Op::of(x, __shfl_xor_sync(0xFFFFFFFFu, x, d));
         __syncthreads();
     }
     return x;
@@ -194,6 +195,13 @@ template <class Op, class A> DEVICE A across_rows(A x, int columns, int rows, vo
     return x;
 }
 """  # noqa: E501
+
+
+def bounded(threads: int) -> str:
+    """What stands before a kernel whose blocks have so many threads."""
+    if threads <= THREADS:
+        return ""
+    return f"#undef BOUNDS\n#define BOUNDS __launch_bounds__({threads}, 1)\n"
 
 
 def divisor_words(d: int) -> tuple[int, int]:

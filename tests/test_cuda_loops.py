@@ -1,0 +1,132 @@
+"""Loop nests on a GPU: sizes at the borders of packs, teams, blocks and parts."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import nvrtc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minigrad as mg
+from minigrad import device as devices
+from minigrad import study
+from minigrad.backend.cuda import reductions
+from minigrad.backend.cuda.nest_emitter import NestEmitter
+
+pytestmark = [
+    pytest.mark.usefixtures("fresh_plans"),
+    pytest.mark.skipif(
+        devices.devices()["cuda"] != "usable", reason=f"cuda: {devices.devices()['cuda']}"
+    ),
+]
+
+
+class Reference:
+    """Whole numbers in row-major order, with the reductions of them over some axes."""
+
+    def __init__(self, shape: tuple[int, ...], seed: int):
+        self.shape = shape
+        self.values = [(i * (2 * seed + 7) + i * i % 11) % 13 - 6 for i in range(prod(shape))]
+
+    def reduced(self, axes: tuple[int, ...], f: Callable[[list[int]], int]) -> dict[Any, int]:
+        groups: dict[Any, list[int]] = {}
+        for value, key in zip(self.values, self.keys(axes), strict=True):
+            groups.setdefault(key, []).append(value)
+        return {key: f(values) for key, values in groups.items()}
+
+    def keys(self, axes: tuple[int, ...]) -> list[Any]:
+        """Where each element's reduction is."""
+        ranges = [(0,) if a in axes else range(n) for a, n in enumerate(self.shape)]
+        places = {key: key for key in itertools.product(*ranges)}
+        whole = itertools.product(*map(range, self.shape))
+        return [places[tuple(0 if a in axes else i for a, i in enumerate(at))] for at in whole]
+
+
+def flat(x: mg.Tensor) -> list[Any]:
+    return x.reshape(-1).tolist()
+
+
+def compare(shape: tuple[int, ...], axes: tuple[int, ...], dtype: str, seed: int = 0) -> None:
+    """Two reductions together, and values that are centred by one: a nest of two passes."""
+    known = Reference(shape, seed)
+    x = mg.tensor(known.values, dtype=dtype, device="cuda").reshape(*shape)
+    mg.evaluate(x)
+    total, largest = mg.sum(x, axis=axes, keepdims=True), mg.max(x, axis=axes, keepdims=True)
+    mg.evaluate(total, largest)
+    sums, maxima = known.reduced(axes, sum), known.reduced(axes, max)
+    assert flat(total) == list(sums.values())
+    assert flat(largest) == list(maxima.values())
+    pairs = list(zip(known.values, known.keys(axes), strict=True))
+    assert flat(x - mg.max(x, axis=axes, keepdims=True)) == [v - maxima[k] for v, k in pairs]
+    centred = x - mg.sum(x, axis=axes, keepdims=True)
+    square = mg.sum(centred * centred, axis=axes, keepdims=True)
+    mg.evaluate(centred, square)
+    assert flat(centred) == [v - sums[k] for v, k in pairs]
+
+
+EXTENTS = (1, 2, 3, 4, 5, 8, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 260)
+
+
+@st.composite
+def spaces(draw: Callable[..., Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    shape = tuple(draw(st.lists(st.sampled_from(EXTENTS), min_size=1, max_size=3)))
+    while prod(shape) > 40000:
+        shape = (*shape[:-1], max(1, shape[-1] // 8)) if shape[-1] > 1 else shape[:-1]
+    axes = draw(st.lists(st.sampled_from(range(len(shape))), min_size=1, unique=True))
+    return shape, tuple(sorted(axes))
+
+
+@settings(max_examples=40)
+@given(spaces(), st.sampled_from(("float32", "float64", "int32", "int64")), st.integers(0, 5))
+def test_reductions(space, dtype, seed):
+    compare(*space, dtype, seed)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((3, 4000), (1,)), ((3, 33000), (1,)), ((2, 4, 8195), (0, 2)), ((8193, 5), (0,))],
+)
+def test_long_slices(shape, axes, dtype):
+    compare(shape, axes, dtype)
+
+
+def test_teams_are_larger_where_slices_are_read_again():
+    def threads(*shape: int) -> set[int]:
+        x = mg.random.normal(shape, device="cuda")
+        mg.evaluate(x)
+        y = x - mg.sum(x, axis=1, keepdims=True)
+        (kernel,) = study.kernels(y)
+        return {int(n) for n in re.findall(r"__launch_bounds__\((\d+), 1\)", kernel.source)}
+
+    assert threads(4, 4 * 200) == set()
+    assert threads(4, 4 * 2048) == {512}
+    assert threads(4, 4 * reductions.LONG) == {1024}
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((5, 260), (1,)), ((260, 5), (0,)), ((900,), (0,))])
+def test_far_indices_are_wide(monkeypatch, shape, axes):
+    monkeypatch.setattr(NestEmitter, "_reach", lambda self: 1 << 31)
+    compare(shape, axes, "float32")
+
+
+@pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed")
+@pytest.mark.parametrize(
+    ("shape", "axis", "together"), [((4000,), 0, 4), ((4, 999), 1, 8), ((999, 5), 0, 8)]
+)
+def test_loads_are_under_way_together(shape, axis, together):
+    """No branch lies between them: a thread that waits for each would halve the bandwidth."""
+    x = mg.random.normal(shape, device="cuda")
+    mg.evaluate(x)
+    y = mg.sum(x, axis=axis)
+    (kernel,) = study.kernels(y)
+    source = kernel.source.split("\n\n")[0]
+    blocks = re.split(r"\n\$L|\n\s*(?:@%p\d+ )?bra", nvrtc.ptx(source))
+    # The first block reads the table.
+    assert max(block.count("ld.global.nc") for block in blocks[1:]) == together
