@@ -130,3 +130,80 @@ def test_loads_are_under_way_together(shape, axis, together):
     blocks = re.split(r"\n\$L|\n\s*(?:@%p\d+ )?bra", nvrtc.ptx(source))
     # The first block reads the table.
     assert max(block.count("ld.global.nc") for block in blocks[1:]) == together
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int64", "uint8", "bool"])
+@pytest.mark.parametrize(
+    ("shape", "order"),
+    [
+        ((64, 96), (1, 0)),
+        ((33, 65), (1, 0)),
+        ((3, 40, 35), (0, 2, 1)),
+        ((40, 3, 35), (2, 1, 0)),
+        ((2, 3, 33, 34), (0, 2, 3, 1)),  # a tile would be narrow
+        ((2, 33, 3, 34), (3, 0, 2, 1)),
+        ((31, 40), (1, 0)),
+    ],
+)
+def test_transposed_copies(shape, order, dtype):
+    values = [i * 7 % 64 % (2 if dtype == "bool" else 64) for i in range(prod(shape))]
+    x = mg.tensor(values, dtype=dtype, device="cuda").reshape(*shape)
+    there = mg.permute_dims(x, order)
+    back = [order.index(a) for a in range(len(order))]
+    copied = mg.where(there == there, there, there)
+    mg.evaluate(copied)
+    strides = [prod(shape[a + 1 :]) for a in order]
+    places = itertools.product(*(range(shape[a]) for a in order))
+    at = [sum(i * s for i, s in zip(place, strides, strict=True)) for place in places]
+    assert flat(copied) == [values[i] for i in at]
+    assert flat(mg.permute_dims(copied, back)) == values
+
+
+def test_what_lies_across_is_read_in_tiles(monkeypatch):
+    x, u = (mg.random.normal((50, 70), device="cuda") for _ in range(2))
+    v, row = mg.random.normal((70, 50), device="cuda"), mg.random.normal(50, device="cuda")
+    mg.evaluate(x, u, v, row)
+    y = x.T * v + u.T + row
+    (kernel,) = study.kernels(y)
+    assert kernel.source.count("__shared__") == 2
+    a, b, c, d = x.tolist(), u.tolist(), v.tolist(), row.tolist()
+    expected = [a[j][i] * c[i][j] + b[j][i] + d[j] for i in range(70) for j in range(50)]
+    assert flat(y) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    monkeypatch.setattr(NestEmitter, "_reach", lambda self: 1 << 31)
+    difference = [a[j][i] - c[i][j] for i in range(70) for j in range(50)]
+    assert flat(x.T - v) == pytest.approx(difference, rel=1e-6, abs=1e-6)
+
+
+def test_the_innermost_axis_is_one_along_memory():
+    x = mg.random.normal((40, 500), device="cuda")
+    mg.evaluate(x)
+    values = x.tolist()
+
+    def is_packed(y: mg.Tensor) -> bool:
+        (kernel,) = study.kernels(y)
+        return "read_pack<4>" in kernel.source
+
+    total = mg.sum(mg.permute_dims(x, 1, 0), axis=0)
+    assert is_packed(total)
+    assert total.tolist() == pytest.approx([sum(row) for row in values], rel=1e-5, abs=1e-4)
+    largest = mg.max(mg.permute_dims(x.reshape(2, 20, 500), 2, 0, 1), axis=(0, 2))
+    assert is_packed(largest)
+    assert largest.tolist() == [max(map(max, values[:20])), max(map(max, values[20:]))]
+    # Positions along axes move with them.
+    weighted = mg.sum(x.T * mg.arange(500, device="cuda").reshape(500, 1), axis=0)
+    expected = [sum(i * v for i, v in enumerate(row)) for row in values]
+    assert weighted.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-2)
+
+
+def test_channels_last():
+    x = mg.random.normal((2, 40, 9, 8), device="cuda")
+    mg.evaluate(x)
+    moved = mg.permute_dims(x, 0, 2, 3, 1)
+    y = moved - mg.max(moved, axis=-1, keepdims=True)
+    assert mg.max(y, axis=-1).tolist() == [[[0.0] * 8] * 9] * 2
+    known = x.tolist()
+    expected = [
+        known[n][c][i][j] - max(known[n][k][i][j] for k in range(40))
+        for n, i, j, c in itertools.product(range(2), range(9), range(8), range(40))
+    ]
+    assert flat(y) == pytest.approx(expected, rel=1e-6, abs=1e-6)
