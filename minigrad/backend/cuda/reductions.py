@@ -40,6 +40,11 @@ def _power_of_two(n: int) -> int:
     return 1 << (max(n, 1) - 1).bit_length()
 
 
+def _floor_power_of_two(n: int) -> int:
+    """The largest power of two that is not more than n, or 1."""
+    return 1 << (max(n, 1).bit_length() - 1)
+
+
 class _Reducing(NestEmitter):
     """What rows and columns share: passes of accumulation, combination and result."""
 
@@ -163,13 +168,15 @@ class _Reducing(NestEmitter):
             self._result(n, r, known, partial)
 
     def unroll(self, level: int, known: set[int]) -> None:
-        """Let a loop with few loads begin those of its next turns, too."""
+        """Let a loop with few loads begin those of its next turns, too, if it has these turns."""
         needed = set(self.cone(self.nest.roots(level))) - known
         loads = [self.nest.types[k] for k in needed if self.nest.expressions[k][0] == "load"]
         nbytes = sum(dtype.itemsize for dtype in loads) * self.lanes
-        turns = min(LOADS // len(loads), UNDER_WAY // nbytes) if loads else 1
-        if turns > 1:
-            self.line(f"#pragma unroll {turns}")
+        turns = self.packs // (self.team * self.parts)
+        if loads:
+            turns = min(turns, LOADS // len(loads), UNDER_WAY // nbytes)
+        # Registers for more would only leave room for fewer threads.
+        self.line(f"#pragma unroll {_floor_power_of_two(turns) if loads else 1}")
 
     def _result(
         self, n: int, r: Reduction, known: set[int], partial: Sequence[Access] | None
