@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable
 from math import prod
@@ -207,3 +208,41 @@ def test_channels_last():
         for n, i, j, c in itertools.product(range(2), range(9), range(8), range(40))
     ]
     assert flat(y) == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_integers_are_rounded_to_a_half_once():
+    # Between two bfloat16, and above the middle by less than float32 has digits for.
+    x = mg.tensor([2**30 + 2**22 + 1, -(2**30) - 2**22 - 1, 2**30 + 2**22], "int32", "cuda")
+    high = float(2**30 + 2**23)
+    assert x.astype("bfloat16").tolist() == [high, -high, float(2**30)]
+    assert x.astype("int64").astype("bfloat16").tolist() == [high, -high, float(2**30)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_wins_a_maximum(dtype):
+    nan, inf = math.nan, math.inf
+    pairs = list(itertools.product((0.0, -1.0, 2.0, inf, -inf, nan), repeat=2))
+    a, b = (mg.tensor(list(side), dtype=dtype, device="cuda") for side in zip(*pairs, strict=True))
+    for f, known in ((mg.maximum, max), (mg.minimum, min)):
+        expected = [nan if nan in (x, y) else known(x, y) for x, y in pairs]
+        assert f(a, b).tolist() == pytest.approx(expected, nan_ok=True, abs=0)
+    rows = mg.stack([a, b], axis=1)
+    expected = [nan if nan in pair else max(pair) for pair in pairs]
+    assert mg.max(rows, axis=1).tolist() == pytest.approx(expected, nan_ok=True, abs=0)
+
+
+@pytest.mark.parametrize(("dtype", "rel"), [("float32", 1e-6), ("float64", 1e-14)])
+def test_sigmoid_in_its_tails(dtype, rel):
+    x = [-80.0, -30.0, -1.0, -0.0, 0.5, 30.0, 1e4, -1e4, math.inf, -math.inf]
+    expected = [1 / (1 + math.exp(-v)) if v > 0 else math.exp(v) / (1 + math.exp(v)) for v in x]
+    got = mg.nn.sigmoid(mg.tensor([*x, math.nan], dtype=dtype, device="cuda")).tolist()
+    assert got[:-1] == pytest.approx(expected, rel=rel, abs=0)
+    assert math.isnan(got[-1])
+
+
+def test_few_turns_are_one_launch():
+    x = mg.random.normal((128, 10), device="cuda")
+    long = mg.random.normal(200000, device="cuda")
+    mg.evaluate(x, long)
+    assert [k.launches for k in study.kernels(mg.sum(x, axis=0))] == [1]
+    assert [k.launches for k in study.kernels(mg.sum(long))] == [2]

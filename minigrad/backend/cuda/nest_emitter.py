@@ -104,8 +104,8 @@ class NestEmitter:
             sum(abs(s) * n for s, n in zip(a.strides, self.nest.shape, strict=True))
             for a in self.accesses
         ]
-        # A last block's threads may lie beyond the last point.
-        return max([prod(self.nest.shape) * 2 + (1 << 20), *spans])
+        # Threads may lie beyond the last point, by no more than a launch has of them at a time.
+        return max([prod(self.nest.shape) + (1 << 22), *spans])
 
     def widest(self) -> int:
         """How many elements along the innermost axis can move at once."""

@@ -78,9 +78,11 @@ class _Reducing(NestEmitter):
 
     def _parts(self) -> int:
         """How many blocks share a kept point's elements; dependent passes cannot be shared."""
+        if self.nest.passes > 1 or self.packs <= BLOCK * self.team:
+            return 1  # a second launch would take longer than so few turns
         wanted = PART_BLOCKS * self.processors // self.blocks
         most = self.packs // (LEAST * self.team)
-        return max(1, min(wanted, most)) if self.nest.passes == 1 else 1
+        return max(1, min(wanted, most))
 
     def emit(self, partial: Sequence[Access] | None = None) -> None:
         """Append the launch; with `partial`, results of each part go there."""
