@@ -11,10 +11,11 @@ even, and all in between is computed in float32. Wherever the meaning of an op l
 
 from __future__ import annotations
 
-# The most of one block. A multiprocessor has room for four blocks: that many threads hide the
-# latency of memory. Not told so, the compiler saves registers for more, and begins fewer loads.
+# The most of a block, and where so many share a slice. A multiprocessor has room for the latter:
+# that many hide the latency of memory. Not told so, the compiler saves registers for more threads,
+# and begins fewer loads.
 THREADS = 256
-MOST_THREADS = 1024  # of a block where more threads are worth fewer registers
+MOST_THREADS = 1024
 
 # Replaced by the host harness of the tests, which runs kernels without a GPU.
 DEVICE_ONLY = """\
@@ -202,7 +203,9 @@ def bounded(threads: int) -> str:
     """What stands before a kernel whose blocks have so many threads."""
     if threads <= THREADS:
         return ""
-    return f"#undef BOUNDS\n#define BOUNDS __launch_bounds__({threads}, 1)\n"
+    return (
+        f"#undef BOUNDS\n#define BOUNDS __launch_bounds__({threads}, {MOST_THREADS // threads})\n"
+    )
 
 
 def divisor_words(d: int) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from minigrad.backend.loopnest import Access, LoopNest, Reduction
 
 BLOCK = 32  # packs, see [Note: sums]
 LEAST = 4  # packs that a thread of a team should have
-LONG = 1 << 13  # packs of a slice for which a team takes a multiprocessor: [Note: large teams]
+LONG = 1 << 15  # elements of a slice for which a team takes a multiprocessor: [Note: large teams]
 WARP = 32
 # Threads that one multiprocessor should have to hide the latency of memory, and blocks of a kernel
 # that is cut into parts.
@@ -219,7 +219,7 @@ class Rows(_Reducing):
         packs = prod(self.nest.shape[a] for a in self.reduced) // self.lanes
         team, most = 1, THREADS
         if self.nest.passes > 1:
-            most = MOST_THREADS if packs >= LONG else 2 * THREADS
+            most = MOST_THREADS if packs * self.lanes >= LONG else 2 * THREADS
         while team < min(most, packs) and (
             team * LEAST < packs or self.outer * team < BUSY * self.processors
         ):
