@@ -18,7 +18,11 @@ import minigrad as mg
 from minigrad import device as devices
 from minigrad import study
 from minigrad.backend.cuda import reductions
+from minigrad.backend.cuda.backend import device
 from minigrad.backend.cuda.nest_emitter import NestEmitter
+from minigrad.backend.launch import Program
+from minigrad.backend.loopnest import Access, LoopNest, Store
+from minigrad.encoding import decode, encode
 
 pytestmark = [
     pytest.mark.usefixtures("fresh_plans"),
@@ -173,6 +177,24 @@ def test_what_lies_across_is_read_in_tiles(monkeypatch):
     monkeypatch.setattr(NestEmitter, "_reach", lambda self: 1 << 31)
     difference = [a[j][i] - c[i][j] for i in range(70) for j in range(50)]
     assert flat(x.T - v) == pytest.approx(difference, rel=1e-6, abs=1e-6)
+
+
+def test_what_is_written_across_is_written_along_memory():
+    dtype = mg.float32
+    rows, columns = 40, 50
+    library, program = device(0).library(), Program(first_scratch=2)
+    load = Access(0, dtype, (columns, 1), 0)
+    store = Store(0, Access(1, dtype, (1, rows), 0), 0)
+    nest = LoopNest((rows, columns), (True, True), [("load", load)], [dtype], [], [store])
+    library.loop_nest(program, nest)
+    (launch,) = program.launches
+    assert "tile" in launch.kernel.source
+    values = [float(i) for i in range(rows * columns)]
+    source = device(0).from_bytes(memoryview(encode(values, dtype)))
+    target = device(0).allocate(4 * rows * columns)
+    device(0).executable(program, {}, 0, (0, 1), ()).run([source, target], ())
+    got = decode(device(0).to_bytes(target, 4 * rows * columns), dtype).tolist()
+    assert got == [values[i * columns + j] for j in range(columns) for i in range(rows)]
 
 
 def test_the_innermost_axis_is_one_along_memory():

@@ -54,12 +54,18 @@ def emit(program: Program, nest: LoopNest, processors: int) -> None:
 
 
 def _along_memory(nest: LoopNest) -> LoopNest:
-    """The nest with that axis innermost along which most elements lie side by side in memory."""
+    """The nest with that axis innermost along which most elements lie side by side in memory.
+
+    Without reductions what is written decides: `transposed` reads in tiles what lies across it.
+    """
+    accesses = nest.accesses()
+    written = {s.access for s in nest.stores} if not nest.reductions else set()
     elements = [0] * len(nest.shape)
-    for access in nest.accesses():
+    for access in accesses:
         shown = prod(n for n, s in zip(nest.shape, access.strides, strict=True) if s)
+        weight = len(accesses) if access in written else 1
         for a, s in enumerate(access.strides):
-            elements[a] += shown if s == 1 and nest.shape[a] > 1 else 0
+            elements[a] += shown * weight if s == 1 and nest.shape[a] > 1 else 0
     best = max(reversed(range(len(elements))), key=elements.__getitem__)
     if best == len(elements) - 1:
         return nest
