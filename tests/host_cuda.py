@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -490,7 +491,8 @@ class HostRuntime:
         self._libraries = [*getattr(self, "_libraries", []), library]
 
     def launch(self, kernel: Kernel, blocks: int, threads: int, table: int) -> None:
-        assert 0 < threads <= prelude.THREADS, threads
+        bound = re.search(r"#define BOUNDS __launch_bounds__\((\d+)", kernel.source)
+        assert 0 < threads <= (int(bound[1]) if bound else prelude.THREADS), threads
         assert threads % 32 == 0, f"{kernel}: {threads} threads are no whole warps"
         assert 0 < blocks < 1 << 31, blocks
         address, waits = self._functions[kernel.entry]

@@ -31,6 +31,15 @@ def library() -> ctypes.CDLL | None:
 
 def compiled(text: str) -> str:
     """Compile to machine code; gives the log. Raises AssertionError where it does not compile."""
+    return _compiled(text, "ProgramLog")
+
+
+def ptx(source: str) -> str:
+    """A kernel's source as PTX."""
+    return _compiled(Kernel("kernel", source).text, "PTX")
+
+
+def _compiled(text: str, wanted: str) -> str:
     nvrtc = library()
     assert nvrtc is not None
     program = ctypes.c_void_p()
@@ -38,15 +47,19 @@ def compiled(text: str) -> str:
     assert not nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"kernel.cu", 0, None, None)
     given = [ARCHITECTURE, *(option.encode() for option in OPTIONS)]
     options = (ctypes.c_char_p * len(given))(*given)
+
+    def got(what: str) -> str:
+        size = ctypes.c_size_t()
+        getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+        found = ctypes.create_string_buffer(size.value)
+        getattr(nvrtc, f"nvrtcGet{what}")(program, found)
+        return found.value.decode()
+
     try:
         failed = nvrtc.nvrtcCompileProgram(program, len(given), options)
-        size = ctypes.c_size_t()
-        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-        log = ctypes.create_string_buffer(size.value)
-        nvrtc.nvrtcGetProgramLog(program, log)
-        message = log.value.decode()
+        message = got("ProgramLog")
         assert not failed, f"NVRTC refuses a generated kernel:\n{message}\n{text[-4000:]}"
-        return message
+        return message if wanted == "ProgramLog" else got(wanted)
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 

@@ -12,7 +12,7 @@ Expressions are hash-consed tuples of a nest:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -120,6 +120,32 @@ def independent_points(shape: tuple[int, ...], kept: tuple[bool, ...], run: int 
     """How many cores the kept axes can occupy; of an innermost kept axis each takes a run."""
     outer = prod(n for n, is_kept in zip(shape[:-1], kept[:-1], strict=True) if is_kept)
     return outer * -(-shape[-1] // run) if kept and kept[-1] else outer
+
+
+def reordered(nest: LoopNest, order: tuple[int, ...]) -> LoopNest:
+    """The same nest with its axes in another order."""
+
+    def moved(vector: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(vector[a] for a in order)
+
+    def access(a: Access) -> Access:
+        return Access(a.slot, a.dtype, moved(a.strides), a.offset)
+
+    def expression(e: tuple[Any, ...]) -> tuple[Any, ...]:
+        if e[0] == "load":
+            return ("load", access(e[1]))
+        if e[0] == "index":
+            return ("index", Affine(e[1].offset, moved(e[1].coefficients)), e[2])
+        return e
+
+    return LoopNest(
+        moved(nest.shape),
+        moved(nest.kept),
+        list(map(expression, nest.expressions)),
+        nest.types,
+        [replace(r, access=access(r.access)) for r in nest.reductions],
+        [replace(s, access=access(s.access)) for s in nest.stores],
+    )
 
 
 def simplified(nest: LoopNest) -> LoopNest:

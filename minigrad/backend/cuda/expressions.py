@@ -99,8 +99,11 @@ def cast(dtype: DType, text: str, source: DType) -> str:
     if dtype.kind == "uint" and source.is_floating:
         text = f"(int)({text})"  # a negative number wraps
     if is_rounded(dtype) and dtype != source:
-        wide = source.itemsize == 8
-        return f"round_{dtype.name}({f'to_odd({text})' if wide else f'(float)({text})'})"
+        if source.itemsize == 8:
+            return f"round_{dtype.name}(to_odd({text}))"
+        if source.itemsize == 4 and not source.is_floating:
+            return f"round_{dtype.name}(to_odd((double)({text})))"
+        return f"round_{dtype.name}((float)({text}))"
     return f"({register_type(dtype)})({text})"
 
 

@@ -59,8 +59,11 @@ _SEARCH = """\
     const index_t start = begin + member < end ? begin + member : begin;
     index_t where = again ? (index_t)candidates[start * lines + line] : start;
     x_value best = read(row + where * x_1);
+    // Turns are counted, since the compiler does not unroll a loop whose step it does not know.
+    const index_t turns = (end - begin - member + team - 1) >> team_log2;
 #pragma unroll 4
-    for (index_t r = begin + member + team; r < end; r += team) {
+    for (index_t t = 1; t < turns; ++t) {
+        const index_t r = begin + member + t * team;
         const index_t place = again ? (index_t)candidates[r * lines + line] : r;
         const x_value value = read(row + place * x_1);
         if (improves(value, best)) best = value, where = place;
@@ -189,6 +192,7 @@ def _search(
     text.word("lines", out.size)
     text.word("parts", parts)
     text.word("team", team, "int")
+    text.word("team_log2", team.bit_length() - 1, "int")
     text.word("points", points, "int")
     text.divisor("by_lines", out.size)
     text.divisor("by_columns", out.shape[1])

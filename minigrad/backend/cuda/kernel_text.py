@@ -20,7 +20,7 @@ template <class T> DEVICE T plus(T a, T b) { return wrap_add(a, b); }
 # Greater, or the first NaN: as [Note: ties] in backend/cpu/window.py has it.
 IMPROVES = """\
 template <class T> DEVICE bool improves(T value, T best) {
-    return value > best || (value != value && best == best);
+    return (value > best) | ((value != value) & (best == best));
 }
 """
 

@@ -2,9 +2,10 @@
 
 Kernels are generic in sizes and strides, which come from the table, and specialised in structure:
 rank, which axes are kept, which strides are 0 or 1 along the innermost axis, how many elements move
-at once, dtypes, expressions. There are three shapes of code:
+at once, dtypes, expressions. There are four shapes of code:
 
 * elementwise: threads for packs of elements;
+* transposed: the same where arrays lie across each other, in tiles;
 * rows (the innermost axis is reduced): a team of threads side by side for each kept point;
 * columns (it is kept): threads side by side for kept points, a team of rows below each other.
 
@@ -19,8 +20,9 @@ from math import prod
 
 from minigrad.backend.cuda.elementwise import Elementwise
 from minigrad.backend.cuda.reductions import Columns, Rows
+from minigrad.backend.cuda.transposed import Transposed
 from minigrad.backend.launch import Operand, Program, contiguous_strides
-from minigrad.backend.loopnest import Access, LoopNest, Reduction, Store, simplified
+from minigrad.backend.loopnest import Access, LoopNest, Reduction, Store, reordered, simplified
 from minigrad.dtype import DType, float32, float64, int64
 
 
@@ -28,8 +30,14 @@ def emit(program: Program, nest: LoopNest, processors: int) -> None:
     """Append the launches of one loop nest on a chip of so many multiprocessors."""
     if prod(n for n, kept in zip(nest.shape, nest.kept, strict=True) if kept) == 0:
         return  # nothing to write
+    nest = _along_memory(nest)
     if not nest.reductions:
-        if prod(nest.shape):
+        if not prod(nest.shape):
+            return
+        transposed = Transposed(program, nest)
+        if transposed.tiles:
+            transposed.emit()
+        else:
             Elementwise(program, nest).emit(processors)
         return
     kernel = (Columns if nest.kept[-1] else Rows)(program, nest, processors)
@@ -43,6 +51,26 @@ def emit(program: Program, nest: LoopNest, processors: int) -> None:
     ]
     kernel.emit(partial)
     emit(program, simplified(_combination(nest, partial, kernel.parts, kept)), processors)
+
+
+def _along_memory(nest: LoopNest) -> LoopNest:
+    """The nest with that axis innermost along which most elements lie side by side in memory.
+
+    Without reductions what is written decides: `transposed` reads in tiles what lies across it.
+    """
+    accesses = nest.accesses()
+    written = {s.access for s in nest.stores} if not nest.reductions else set()
+    elements = [0] * len(nest.shape)
+    for access in accesses:
+        shown = prod(n for n, s in zip(nest.shape, access.strides, strict=True) if s)
+        weight = len(accesses) if access in written else 1
+        for a, s in enumerate(access.strides):
+            elements[a] += shown * weight if s == 1 and nest.shape[a] > 1 else 0
+    best = max(reversed(range(len(elements))), key=elements.__getitem__)
+    if best == len(elements) - 1:
+        return nest
+    others = [a for a in range(len(elements)) if a != best]
+    return simplified(reordered(nest, (*others, best)))
 
 
 def dense(program: Program, operand: Operand, processors: int) -> Operand:

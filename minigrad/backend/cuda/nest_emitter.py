@@ -13,7 +13,7 @@ from minigrad.backend.cuda.expressions import (
     render,
 )
 from minigrad.backend.cuda.kernel import compile_kernel
-from minigrad.backend.cuda.prelude import divisor_words
+from minigrad.backend.cuda.prelude import bounded, divisor_words
 from minigrad.backend.launch import Constant, Pointer, Program
 from minigrad.backend.loopnest import LEAVES, Access, LoopNest
 from minigrad.dtype import int64
@@ -75,7 +75,7 @@ class NestEmitter:
 
     def launch(self, blocks: int, threads: int) -> None:
         """Append the kernel as it is written, and its launch, to the program."""
-        source = "\n".join(["KERNEL {", *self.lines, "}"]) + "\n"
+        source = bounded(threads) + "\n".join(["KERNEL {", *self.lines, "}"]) + "\n"
         name = "_".join(self.nest.ops)[:60] or "copy"  # a profile can be read by it
         self.program.launch(compile_kernel(name, source), tuple(self.words), blocks, threads)
 
@@ -104,8 +104,8 @@ class NestEmitter:
             sum(abs(s) * n for s, n in zip(a.strides, self.nest.shape, strict=True))
             for a in self.accesses
         ]
-        # A last block's threads may lie beyond the last point.
-        return max([prod(self.nest.shape) * 2 + (1 << 20), *spans])
+        # Threads may lie beyond the last point, by no more than a launch has of them at a time.
+        return max([prod(self.nest.shape) + (1 << 22), *spans])
 
     def widest(self) -> int:
         """How many elements along the innermost axis can move at once."""

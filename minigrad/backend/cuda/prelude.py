@@ -2,7 +2,7 @@
 
 A kernel is `KERNEL { ... }`, a function of one argument: `table`, a row of 64-bit words in device
 memory (sizes, strides, addresses, the bits of float64 constants), as on the CPU. Blocks are one-
-dimensional and have at most THREADS threads, in whole warps.
+dimensional and have at most THREADS threads, in whole warps. A kernel for more says so: `bounded`.
 
 float16 and bfloat16 are types of memory only: a load widens to float, a store rounds to nearest
 even, and all in between is computed in float32. Wherever the meaning of an op leaves a choice
@@ -11,11 +11,15 @@ even, and all in between is computed in float32. Wherever the meaning of an op l
 
 from __future__ import annotations
 
-THREADS = 256  # the most of one block; kernels may use as many registers as that allows
+# The most of a block, and where so many share a slice. A multiprocessor has room for the latter:
+# that many hide the latency of memory. Not told so, the compiler saves registers for more threads,
+# and begins fewer loads.
+THREADS = 256
+MOST_THREADS = 1024
 
 # Replaced by the host harness of the tests, which runs kernels without a GPU.
 DEVICE_ONLY = """\
-#define BOUNDS __launch_bounds__(256)
+#define BOUNDS __launch_bounds__(256, 4)
 #define KERNEL extern "C" __global__ void BOUNDS kernel(const i64* __restrict__ table)
 #define DEVICE __device__ __forceinline__
 DEVICE double as_double(i64 bits) { return __longlong_as_double(bits); }
@@ -123,10 +127,9 @@ DEVICE float abs_of(float x) { return fabsf(x); }
 DEVICE double abs_of(double x) { return fabs(x); }
 template <class T> DEVICE T abs_of(T x) { return x < 0 ? wrap_sub((T)0, x) : x; }
 template <class T> DEVICE T sign_of(T x) { return x != x ? x : (T)((x > 0) - (x < 0)); }
-template <class T> DEVICE T maximum_of(T a, T b) { return a > b || a != a ? a : b; }
-template <class T> DEVICE T minimum_of(T a, T b) { return a < b || a != a ? a : b; }
-DEVICE float maximum_of(float a, float b) { return a != a ? a : b != b ? b : fmaxf(a, b); }
-DEVICE float minimum_of(float a, float b) { return a != a ? a : b != b ? b : fminf(a, b); }
+// Without branches, as all that is done per element: loads cannot begin before a branch is decided.
+template <class T> DEVICE T maximum_of(T a, T b) { return (a > b) | (a != a) ? a : b; }
+template <class T> DEVICE T minimum_of(T a, T b) { return (a < b) | (a != a) ? a : b; }
 
 DEVICE float exp_of(float x) { return expf(x); }
 DEVICE double exp_of(double x) { return exp(x); }
@@ -155,8 +158,8 @@ DEVICE double normal_cdf(double x) { return normcdf(x); }
 // These keep their relative accuracy where they are small.
 template <class T> DEVICE T sigmoid_of(T x) {
     // exp(-x) itself overflows where the result is still a subnormal number.
-    if (x < 0) { const T e = exp_of(x); return e / (1 + e); }
-    return 1 / (1 + exp_of(-x));
+    const T e = exp_of(-abs_of(x));
+    return (x < 0 ? e : (T)1) / (1 + e);
 }
 template <class T> DEVICE T softplus_of(T x) { return (x > 0 ? x : x != x ? x : 0) + log1p_of(exp_of(-abs_of(x))); }
 template <class T> DEVICE T gelu_of(T x) {
@@ -175,8 +178,8 @@ template <class Op, class A> DEVICE A across_team(A x, int team, void* shared) {
         const int warps = team / 32, first = threadIdx.x / team * warps;
         if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = x;
         __syncthreads();
-        x = partial[first];
-        for (int w = 1; w < warps; ++w) x = Op::of(x, partial[first + w]);
+        x = partial[first + (threadIdx.x & (warps - 1))];
+        for (int d = warps / 2; d > 0; d /= 2) x = Op::of(x, __shfl_xor_sync(0xFFFFFFFFu, x, d));
         __syncthreads();
     }
     return x;
@@ -194,6 +197,15 @@ template <class Op, class A> DEVICE A across_rows(A x, int columns, int rows, vo
     return x;
 }
 """  # noqa: E501
+
+
+def bounded(threads: int) -> str:
+    """What stands before a kernel whose blocks have so many threads."""
+    if threads <= THREADS:
+        return ""
+    return (
+        f"#undef BOUNDS\n#define BOUNDS __launch_bounds__({threads}, {MOST_THREADS // threads})\n"
+    )
 
 
 def divisor_words(d: int) -> tuple[int, int]:

@@ -4,6 +4,11 @@
 from the others, and those sums in float64 (int64, for integers). So the error does not grow with
 the number of elements, and a chip that is slow at float64 hardly notices. What threads have found
 they combine in a fixed order: the same program gives the same bits on the same chip.
+
+[Note: large teams] A nest of several passes reads its slices again, from the nearest cache that
+holds those at work, and cannot be cut into parts. The more threads a slice has, the fewer are at
+work, and the fewer it takes to fill the chip. But threads wait for each other between passes, so
+two slices should be at work on a multiprocessor, unless they are long.
 """
 
 from __future__ import annotations
@@ -13,23 +18,31 @@ from math import prod
 
 from minigrad.backend.cuda.expressions import memory_type, register_type
 from minigrad.backend.cuda.nest_emitter import NestEmitter
-from minigrad.backend.cuda.prelude import THREADS
+from minigrad.backend.cuda.prelude import MOST_THREADS, THREADS
 from minigrad.backend.launch import Pointer, Program
 from minigrad.backend.loopnest import Access, LoopNest, Reduction
 
 BLOCK = 32  # packs, see [Note: sums]
 LEAST = 4  # packs that a thread of a team should have
+LONG = 1 << 15  # elements of a slice for which a team takes a multiprocessor: [Note: large teams]
 WARP = 32
 # Threads that one multiprocessor should have to hide the latency of memory, and blocks of a kernel
 # that is cut into parts.
 BUSY = 1024
 PART_BLOCKS = 8
-LOADS = 4  # that a thread should have under way
+# What a thread should have under way: bytes, and the most loads for them.
+UNDER_WAY = 64
+LOADS = 8
 
 
 def _power_of_two(n: int) -> int:
     """The smallest power of two that is not less."""
     return 1 << (max(n, 1) - 1).bit_length()
+
+
+def _floor_power_of_two(n: int) -> int:
+    """The largest power of two that is not more than n, or 1."""
+    return 1 << (max(n, 1).bit_length() - 1)
 
 
 class _Reducing(NestEmitter):
@@ -65,9 +78,11 @@ class _Reducing(NestEmitter):
 
     def _parts(self) -> int:
         """How many blocks share a kept point's elements; dependent passes cannot be shared."""
+        if self.nest.passes > 1 or self.packs <= BLOCK * self.team:
+            return 1  # a second launch would take longer than so few turns
         wanted = PART_BLOCKS * self.processors // self.blocks
         most = self.packs // (LEAST * self.team)
-        return max(1, min(wanted, most)) if self.nest.passes == 1 else 1
+        return max(1, min(wanted, most))
 
     def emit(self, partial: Sequence[Access] | None = None) -> None:
         """Append the launch; with `partial`, results of each part go there."""
@@ -75,6 +90,7 @@ class _Reducing(NestEmitter):
         self.word(self.outer, "outer")
         self.word(self.packs, "packs")
         self.word(self.team, "team", "int")
+        self.word(self.team.bit_length() - 1, "team_log2", "int")
         self.word(self.points, "points", "int")
         self.divisors(self.kept)
         self.divisors(self.reduced, self.lanes)
@@ -99,13 +115,16 @@ class _Reducing(NestEmitter):
                 self.moved.add(access)
         if partial is None:
             self.line("const bool writes = inside && member == 0;")
-            self.line(f"const {kind} first = inside ? member : packs, last = packs;")
+            self.line(f"const {kind} first = member, last = packs;")
         else:
             self.word(-(-self.packs // self.parts), "share")
             self.line("const bool writes = inside && member == 0;")
             self.line(f"const {kind} begin = part * share;")
             self.line(f"const {kind} last = begin + share < packs ? begin + share : packs;")
-            self.line(f"const {kind} first = inside ? begin + member : last;")
+            self.line(f"const {kind} first = begin + member;")
+        # Loops count turns, since the compiler does not unroll one whose step it does not know.
+        some = "inside && first < last"
+        self.line(f"const {kind} turns = {some} ? (last - first + team - 1) >> team_log2 : 0;")
         known: set[int] = set()
         for level in range(self.nest.passes):
             self._pass(level, known, partial)
@@ -125,17 +144,19 @@ class _Reducing(NestEmitter):
         kind = self.index
         blocked = any(r.kind == "sum" for _, r in reductions)
         if blocked:
-            self.open(f"for ({kind} start = first; start < last; start += {BLOCK} * team)")
+            self.open(f"for ({kind} done = 0; done < turns; done += {BLOCK})")
             for n, r in reductions:
                 if r.kind == "sum":
                     self.line(f"{_narrow(r, self.nest)} a{n}[{self.lanes}] = {{}};")
-            self.line(f"const {kind} rest = last - start;")
-            self.line(f"const {kind} stop = rest > {BLOCK} * team ? start + {BLOCK} * team : last;")
+            self.line(f"const {kind} rest = turns - done;")
+            self.line(f"const int block_turns = rest < {BLOCK} ? (int)rest : {BLOCK};")
             self.unroll(level, known)
-            self.open(f"for ({kind} r = start; r < stop; r += team)")
+            self.open("for (int t = 0; t < block_turns; ++t)")
+            self.line(f"const {kind} r = first + (done + t) * team;")
         else:
             self.unroll(level, known)
-            self.open(f"for ({kind} r = first; r < last; r += team)")
+            self.open(f"for ({kind} t = 0; t < turns; ++t)")
+            self.line(f"const {kind} r = first + t * team;")
         self.decode(self.reduced, "r", self.lanes)
         self.work(level, known, self.reduced)
         self.close()
@@ -149,11 +170,15 @@ class _Reducing(NestEmitter):
             self._result(n, r, known, partial)
 
     def unroll(self, level: int, known: set[int]) -> None:
-        """Let a loop with few loads begin those of its next turns, too."""
+        """Let a loop with few loads begin those of its next turns, too, if it has these turns."""
         needed = set(self.cone(self.nest.roots(level))) - known
-        loads = sum(self.nest.expressions[k][0] == "load" for k in needed)
-        if 0 < loads <= LOADS // 2:
-            self.line(f"#pragma unroll {LOADS // loads}")
+        loads = [self.nest.types[k] for k in needed if self.nest.expressions[k][0] == "load"]
+        nbytes = sum(dtype.itemsize for dtype in loads) * self.lanes
+        turns = self.packs // (self.team * self.parts)
+        if loads:
+            turns = min(turns, LOADS // len(loads), UNDER_WAY // nbytes)
+        # Registers for more would only leave room for fewer threads.
+        self.line(f"#pragma unroll {_floor_power_of_two(turns) if loads else 1}")
 
     def _result(
         self, n: int, r: Reduction, known: set[int], partial: Sequence[Access] | None
@@ -192,8 +217,10 @@ class Rows(_Reducing):
         """A team large enough to keep the chip busy, or as large as there are packs."""
         self.lanes = self.widest()
         packs = prod(self.nest.shape[a] for a in self.reduced) // self.lanes
-        team = 1
-        while team < min(THREADS, packs) and (
+        team, most = 1, THREADS
+        if self.nest.passes > 1:
+            most = MOST_THREADS if packs * self.lanes >= LONG else 2 * THREADS
+        while team < min(most, packs) and (
             team * LEAST < packs or self.outer * team < BUSY * self.processors
         ):
             team *= 2
