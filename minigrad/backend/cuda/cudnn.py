@@ -11,6 +11,7 @@ or by more than a plain sum's rounding (Winograd's with large tiles, FFT), are n
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Sequence
 from contextlib import suppress
@@ -43,8 +44,7 @@ def module() -> Any:
     if importlib.util.find_spec("cudnn") is None:
         return None
     try:
-        import cudnn
-
+        cudnn: Any = importlib.import_module("cudnn")  # not this file, as type checkers take it
         return cudnn if cudnn.backend_version() >= LEAST_VERSION else None
     except (ImportError, RuntimeError, OSError):  # the package is there, the library is not
         return None
