@@ -27,6 +27,7 @@ from typing import Any
 
 import nvrtc
 
+from minigrad.backend.cache_directory import private_directory
 from minigrad.backend.cuda import cudnn, prelude, runtime
 from minigrad.backend.cuda.kernel import Kernel
 from minigrad.backend.cuda.loans import Loans
@@ -285,12 +286,10 @@ def why_unusable() -> str | None:
     return None if shutil.which("g++") else "no GPU, and no g++ to stand in for one"
 
 
+@cache
 def _folder() -> Path:
-    base = os.environ.get("MINIGRAD_CACHE_DIR") or Path.home() / ".cache" / "minigrad"
-    source = Path(__file__).read_bytes()
-    folder = Path(base) / f"host_cuda_{hashlib.sha256(source).hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    return private_directory(f"host_cuda_{digest}") or Path(tempfile.mkdtemp())
 
 
 def _shared_object(text: str, *options: str) -> ctypes.CDLL:

@@ -141,6 +141,7 @@ def test_addresses_of_64_bits(name, direction, monkeypatch):
     check(arriving(FORWARDS[name], direction), "float32", with_torch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", conv.TILES, ids=lambda t: f"{t.pixels}x{t.channels}")
 @pytest.mark.parametrize(("x_by", "w_by"), [(0, 0), (1, 0), (1, 1), (0, 1)])
 @pytest.mark.parametrize("split", [False, True])

@@ -87,6 +87,7 @@ def spaces(draw: Callable[..., Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return shape, tuple(sorted(axes))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(spaces(), st.sampled_from(("float32", "float64", "int32", "int64")), st.integers(0, 5))
 def test_reductions(space, dtype, seed):

@@ -407,6 +407,7 @@ patch.undo()
 """
 
 
+@pytest.mark.slow
 def test_a_training_loop_on_the_second_gpu():
     pytest.importorskip("numba")
     if host_cuda.why_unusable():
