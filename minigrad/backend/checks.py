@@ -63,3 +63,40 @@ def require_random_bits(state: Operand, out: Operand) -> None:
         )
     ):
         raise ValueError(f"{where}: expected a dense out, got strides {out.strides}. Copy after.")
+
+
+def require_product(a: Operand, b: Operand, out: Operand) -> None:
+    """Raise unless out = a @ b is a batch of matrix products of numbers."""
+    if len(a.shape) != 3 or len(b.shape) != 3 or len(out.shape) != 3:
+        raise ValueError(
+            f"dot: expected operands with 3 axes, got {a.shape} @ {b.shape} -> {out.shape}. "
+            "Collapse the batch axes first."
+        )
+    (batch, m, k), (_, _, n) = a.shape, b.shape
+    if b.shape != (batch, k, n) or out.shape != (batch, m, n):
+        raise ValueError(
+            f"dot: expected (B, M, K) @ (B, K, N) -> (B, M, N), got {a.shape} @ {b.shape} -> "
+            f"{out.shape}. Broadcast the batch with stride 0, and transpose with strides."
+        )
+    if not (a.dtype == b.dtype == out.dtype) or out.dtype.kind == "bool":
+        raise TypeError(
+            "dot: expected one integer or float dtype, got "
+            f"{a.dtype.name} @ {b.dtype.name} -> {out.dtype.name}. Cast the operands first."
+        )
+
+
+def require_convolution(x: Operand, w: Operand, out: Operand, groups: int) -> None:
+    """Raise unless the channels of a convolution with `groups` and its dtypes fit together."""
+    if not x.dtype == w.dtype == out.dtype:
+        raise TypeError(
+            f"conv2d: expected operands of one dtype, got {x.dtype}, {w.dtype} and {out.dtype}. "
+            "Cast them first."
+        )
+    whole = groups >= 1 and x.shape[1] % groups == 0 == w.shape[0] % groups
+    shapes = (out.shape[0], w.shape[1] * groups, out.shape[1])
+    if not whole or shapes != (x.shape[0], x.shape[1], w.shape[0]):
+        raise ValueError(
+            f"conv2d: expected x (N, C, H, W), w (O, C/groups, KH, KW) and out (N, O, OH, OW), got "
+            f"{x.shape}, {w.shape} and {out.shape} with groups={groups}. "
+            "Both channel counts must be multiples of groups."
+        )

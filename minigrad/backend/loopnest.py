@@ -12,6 +12,7 @@ Expressions are hash-consed tuples of a nest:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -90,6 +91,38 @@ class LoopNest:
         """The expressions that pass `level` reduces or stores."""
         found = [r.expression for r in self.reductions if r.level == level]
         return found + [s.expression for s in self.stores if s.level == level]
+
+    def dependencies(self) -> list[frozenset[int]]:
+        """For each expression, the axes along which its value changes."""
+        kept = frozenset(a for a, is_kept in enumerate(self.kept) if is_kept)
+        result: list[frozenset[int]] = []
+        for e in self.expressions:
+            if e[0] == "load":
+                axes = frozenset(a for a, s in enumerate(e[1].strides) if s)
+            elif e[0] == "index":
+                axes = frozenset(a for a, c in enumerate(e[1].coefficients) if c)
+            elif e[0] == "reduction":
+                axes = kept
+            elif e[0] == "const":
+                axes = frozenset[int]()
+            else:
+                axes = frozenset[int]().union(*(result[k] for k in e[2:]))
+            result.append(axes)
+        return result
+
+    def cone(
+        self, roots: Iterable[int], known: Callable[[int], bool] = lambda k: False
+    ) -> list[int]:
+        """The expressions that `roots` need, arguments first; not what is behind a `known` one."""
+        seen: set[int] = set()
+        stack = list(roots)
+        while stack:
+            k = stack.pop()
+            if k not in seen:
+                seen.add(k)
+                if self.expressions[k][0] not in LEAVES and not known(k):
+                    stack.extend(self.expressions[k][2:])
+        return sorted(seen)  # numbers grow from arguments up
 
     def accesses(self) -> list[Access]:
         """Every access once: loads, then where reductions and stores write."""

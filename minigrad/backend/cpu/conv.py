@@ -19,6 +19,7 @@ from itertools import chain, product, starmap
 from operator import mul
 from typing import Any
 
+from minigrad.backend.checks import require_convolution
 from minigrad.backend.cpu import conv_kernels as kernels
 from minigrad.backend.cpu import machine
 from minigrad.backend.cpu.conv_axis import Axis
@@ -97,7 +98,7 @@ def conv2d(
     Shapes: x (N, C, H, W), w (O, C / groups, KH, KW) -> out (N, O, OH, OW).
     Raises: ValueError if shapes or parameters do not fit together; TypeError if dtypes differ.
     """
-    _check(x, w, out, groups)
+    require_convolution(x, w, out, groups)
     parameters = zip(stride, padding, input_dilation, kernel_dilation, strict=True)
     rows, columns = (
         _axis(sizes, *values)
@@ -114,22 +115,6 @@ def conv2d(
     for g in range(groups):
         operands = _part(x, 1, g, groups), _part(w, 0, g, groups), _part(out, 1, g, groups)
         _one_group(program, Convolution(*operands, rows, columns))
-
-
-def _check(x: Operand, w: Operand, out: Operand, groups: int) -> None:
-    if not x.dtype == w.dtype == out.dtype:
-        raise TypeError(
-            f"conv2d: expected operands of one dtype, got {x.dtype}, {w.dtype} and {out.dtype}. "
-            "Cast them first."
-        )
-    whole = groups >= 1 and x.shape[1] % groups == 0 == w.shape[0] % groups
-    shapes = (out.shape[0], w.shape[1] * groups, out.shape[1])
-    if not whole or shapes != (x.shape[0], x.shape[1], w.shape[0]):
-        raise ValueError(
-            f"conv2d: expected x (N, C, H, W), w (O, C/groups, KH, KW) and out (N, O, OH, OW), got "
-            f"{x.shape}, {w.shape} and {out.shape} with groups={groups}. "
-            "Both channel counts must be multiples of groups."
-        )
 
 
 def _axis(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 
+from minigrad.backend.checks import require_product
 from minigrad.backend.cpu import gemm_kernels, machine
 from minigrad.backend.cpu.driver import num_threads
 from minigrad.backend.cpu.emitter import lanes
@@ -72,7 +73,7 @@ def dot(program: Program, a: Operand, b: Operand, out: Operand) -> None:
     Precision: floats are summed in blocks of 256 products, then block by block; integers wrap.
     Raises: ValueError for shapes that do not fit, TypeError for unequal or boolean dtypes.
     """
-    _check(a, b, out)
+    require_product(a, b, out)
     if not out.size:
         return
     product = _folded(Product(*map(_with_plain_strides, (a, b, out))))
@@ -86,25 +87,6 @@ def plans(product: Product) -> Iterator[Plan]:
         yield from _float_plans(_folded(product.swapped()))
     else:
         yield from _wrapping_plans(product)
-
-
-def _check(a: Operand, b: Operand, out: Operand) -> None:
-    if len(a.shape) != 3 or len(b.shape) != 3 or len(out.shape) != 3:
-        raise ValueError(
-            f"dot: expected operands with 3 axes, got {a.shape} @ {b.shape} -> {out.shape}. "
-            "Collapse the batch axes first."
-        )
-    (batch, m, k), (_, _, n) = a.shape, b.shape
-    if b.shape != (batch, k, n) or out.shape != (batch, m, n):
-        raise ValueError(
-            f"dot: expected (B, M, K) @ (B, K, N) -> (B, M, N), got {a.shape} @ {b.shape} -> "
-            f"{out.shape}. Broadcast the batch with stride 0, and transpose with strides."
-        )
-    if not (a.dtype == b.dtype == out.dtype) or out.dtype.kind == "bool":
-        raise TypeError(
-            "dot: expected one integer or float dtype, got "
-            f"{a.dtype.name} @ {b.dtype.name} -> {out.dtype.name}. Cast the operands first."
-        )
 
 
 def _with_plain_strides(operand: Operand) -> Operand:

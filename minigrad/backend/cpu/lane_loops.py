@@ -58,7 +58,7 @@ class LaneLoops(Emitter):
         base = {j: f"a{j}" for j in self.accesses.values()}
         done: set[int] = set()
         for level in range(nest.passes):
-            cone = self.cone(nest.roots(level))
+            cone = nest.cone(nest.roots(level))
             for k in cone:
                 if k not in done and not self.varies[k] - set(axes):
                     self.assign(k, base)
@@ -66,7 +66,7 @@ class LaneLoops(Emitter):
             if nest.reductions:
                 self._lane_values(cone, done, base)
             # Arguments of values held in scratch are not needed again.
-            held = self.cone(nest.roots(level), lambda k: ("value", k) in self.arrays)
+            held = nest.cone(nest.roots(level), lambda k: ("value", k) in self.arrays)
             self._pass(level, [k for k in held if k not in done], base)
 
     # --- scratch arrays over the kept points -----------------------------------------------------
@@ -101,7 +101,7 @@ class LaneLoops(Emitter):
         if not fresh:
             return
         needed = [
-            k for k in self.cone(fresh)
+            k for k in self.nest.cone(fresh)
             if k not in done and not (self.varies[k] & set(self.reduced))
         ]  # fmt: skip
         depth = self.out.depth

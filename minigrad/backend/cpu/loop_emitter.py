@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from math import prod
 
 from minigrad.backend.cpu.driver import num_threads
@@ -10,7 +10,7 @@ from minigrad.backend.cpu.expressions import cast, constant, render
 from minigrad.backend.cpu.intrinsics import SCOPES
 from minigrad.backend.cpu.jit import compile_kernel
 from minigrad.backend.launch import Constant, Pointer, Program
-from minigrad.backend.loopnest import LEAVES, Access, LoopNest, Reduction
+from minigrad.backend.loopnest import Access, LoopNest, Reduction
 from minigrad.dtype import DType, float64, int64
 
 PARALLEL_FROM = 1 << 15  # operations below which a parallel region costs more than it saves
@@ -57,7 +57,7 @@ class Emitter:
         self.kept = [a for a in range(self.rank) if nest.kept[a]]
         self.reduced = [a for a in range(self.rank) if not nest.kept[a]]
         self.accesses = {a: j for j, a in enumerate(nest.accesses())}
-        self.varies = self._dependencies()
+        self.varies = nest.dependencies()
         self._scopes: dict[object, int] = {}
 
     def body(self) -> None:
@@ -79,37 +79,6 @@ class Emitter:
         points = prod(self.nest.shape) + self.row_points * self.outer
         work = points * max(len(self.nest.expressions), 4) // 4
         return min(num_threads(), self.outer) if work >= PARALLEL_FROM else 1
-
-    # --- structure -------------------------------------------------------------------------------
-
-    def _dependencies(self) -> list[frozenset[int]]:
-        """For each expression, the axes along which its value changes."""
-        result: list[frozenset[int]] = []
-        for e in self.nest.expressions:
-            if e[0] == "load":
-                axes = frozenset(a for a, s in enumerate(e[1].strides) if s)
-            elif e[0] == "index":
-                axes = frozenset(a for a, c in enumerate(e[1].coefficients) if c)
-            elif e[0] == "reduction":
-                axes = frozenset(self.kept)
-            elif e[0] == "const":
-                axes = frozenset()
-            else:
-                axes = frozenset().union(*(result[k] for k in e[2:]))
-            result.append(axes)
-        return result
-
-    def cone(self, roots: Iterable[int], known: Callable[[int], bool] = lambda k: False):
-        """The expressions that `roots` need, arguments first; not what is behind a `known` one."""
-        seen: set[int] = set()
-        stack = list(roots)
-        while stack:
-            k = stack.pop()
-            if k not in seen:
-                seen.add(k)
-                if self.nest.expressions[k][0] not in LEAVES and not known(k):
-                    stack.extend(self.nest.expressions[k][2:])
-        return sorted(seen)  # numbers grow from arguments up
 
     # --- table -----------------------------------------------------------------------------------
 

@@ -47,8 +47,8 @@ class RowLoops(Emitter):
         base = {j: f"a{j}" for j in self.accesses.values()}
         done: set[int] = set()
         for level in range(nest.passes):
-            cone = self.cone(nest.roots(level), lambda k: k in self.written)
-            for k in self.cone(nest.roots(level)):
+            cone = nest.cone(nest.roots(level), lambda k: k in self.written)
+            for k in nest.cone(nest.roots(level)):
                 if k not in done and not self.varies[k] & set(self.reduced):
                     self.assign(k, base)
                     done.add(k)

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from minigrad.backend.checks import require_convolution
 from minigrad.backend.cuda import conv_kernels as kernels
 from minigrad.backend.cuda import cudnn
 from minigrad.backend.cuda.conv_kernels import POINTS
@@ -75,7 +76,9 @@ def conv2d(
     not overlap x or w; all of it is written, whatever it held.
 
     Shapes: x (N, C, H, W), w (O, C / groups, KH, KW) -> out (N, O, OH, OW).
+    Raises: ValueError if shapes do not fit together; TypeError if dtypes differ.
     """
+    require_convolution(x, w, out, groups)
     parameters = {
         "stride": stride,
         "padding": padding,

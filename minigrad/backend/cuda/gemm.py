@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from minigrad.backend.checks import require_product
 from minigrad.backend.cuda.loops import dense, emit
 from minigrad.backend.launch import Operand, Program
 from minigrad.backend.loopnest import Access, LoopNest, Reduction, simplified
@@ -38,7 +39,7 @@ def dot(program: Program, a: Operand, b: Operand, out: Operand, processors: int)
     wrap.
     Raises: ValueError for shapes that do not fit, TypeError for unequal or boolean dtypes.
     """
-    _check(a, b, out)
+    require_product(a, b, out)
     if not out.size:
         return
     if not out.dtype.is_floating or a.shape[2] == 0:
@@ -88,21 +89,3 @@ def _nest(a: Operand, b: Operand, out: Operand) -> LoopNest:
     reductions = [Reduction("sum", 2, dtype, result, 0)]
     kept = (True, True, True, False)
     return LoopNest((batch, m, n, k), kept, expressions, [dtype] * 3, reductions)
-
-
-def _check(a: Operand, b: Operand, out: Operand) -> None:
-    if len(a.shape) != 3 or len(b.shape) != 3 or len(out.shape) != 3:
-        raise ValueError(
-            f"dot: expected operands with 3 axes, got {a.shape} @ {b.shape} -> {out.shape}."
-        )
-    (batch, m, k), n = a.shape, b.shape[2]
-    if b.shape != (batch, k, n) or out.shape != (batch, m, n):
-        raise ValueError(
-            f"dot: expected (B, M, K) @ (B, K, N) -> (B, M, N), got {a.shape} @ {b.shape} -> "
-            f"{out.shape}. Broadcast the batch with stride 0, and transpose with strides."
-        )
-    if not (a.dtype == b.dtype == out.dtype) or out.dtype.kind == "bool":
-        raise TypeError(
-            "dot: expected one integer or float dtype, got "
-            f"{a.dtype.name} @ {b.dtype.name} -> {out.dtype.name}. Cast the operands first."
-        )

@@ -15,7 +15,7 @@ from minigrad.backend.cuda.expressions import (
 from minigrad.backend.cuda.kernel import compile_kernel
 from minigrad.backend.cuda.prelude import bounded, divisor_words
 from minigrad.backend.launch import Constant, Pointer, Program
-from minigrad.backend.loopnest import LEAVES, Access, LoopNest
+from minigrad.backend.loopnest import Access, LoopNest
 from minigrad.dtype import int64
 
 PACK_BYTES = 16  # the largest access of one thread
@@ -37,7 +37,7 @@ class NestEmitter:
         self.kept = [a for a in range(self.rank) if nest.kept[a]]
         self.reduced = [a for a in range(self.rank) if not nest.kept[a]]
         self.accesses = {a: j for j, a in enumerate(nest.accesses())}
-        self.varies = self._dependencies()
+        self.varies = nest.dependencies()
         self.index = "int" if self._reach() < 1 << 31 else "i64"
         self.lanes = 1
         self.moved: set[Access] = set()  # those with a local o0, o1, ...: how far they have moved
@@ -81,23 +81,6 @@ class NestEmitter:
 
     # --- structure -------------------------------------------------------------------------------
 
-    def _dependencies(self) -> list[frozenset[int]]:
-        """For each expression, the axes along which its value changes."""
-        result: list[frozenset[int]] = []
-        for e in self.nest.expressions:
-            if e[0] == "load":
-                axes = frozenset(a for a, s in enumerate(e[1].strides) if s)
-            elif e[0] == "index":
-                axes = frozenset(a for a, c in enumerate(e[1].coefficients) if c)
-            elif e[0] == "reduction":
-                axes = frozenset(self.kept)
-            elif e[0] == "const":
-                axes = frozenset()
-            else:
-                axes = frozenset().union(*(result[k] for k in e[2:]))
-            result.append(axes)
-        return result
-
     def _reach(self) -> int:
         """More than any index that the kernel computes, in elements or points."""
         spans = [
@@ -120,18 +103,6 @@ class NestEmitter:
                 break
             lanes //= 2
         return lanes
-
-    def cone(self, roots: Iterable[int]) -> list[int]:
-        """The expressions that `roots` need, arguments first."""
-        seen: set[int] = set()
-        stack = list(roots)
-        while stack:
-            k = stack.pop()
-            if k not in seen:
-                seen.add(k)
-                if self.nest.expressions[k][0] not in LEAVES:
-                    stack.extend(self.nest.expressions[k][2:])
-        return sorted(seen)  # numbers grow from arguments up
 
     # --- table -----------------------------------------------------------------------------------
 
@@ -221,9 +192,8 @@ class NestEmitter:
             known: expressions that have been computed before.
             axes: those along which addresses have not moved yet.
         """
-        todo = [
-            k for k in self.cone(self.nest.roots(level)) if k not in known and self._computes(k)
-        ]
+        needed = self.nest.cone(self.nest.roots(level))
+        todo = [k for k in needed if k not in known and self._computes(k)]
         fixed = [k for k in todo if self.lane not in self.varies[k]]
         moving = [k for k in todo if self.lane in self.varies[k]]
         for k in fixed:

@@ -133,7 +133,7 @@ class _Reducing(NestEmitter):
     def _pass(self, level: int, known: set[int], partial: Sequence[Access] | None) -> None:
         reductions = [(n, r) for n, r in enumerate(self.nest.reductions) if r.level == level]
         self.line(f"// pass {level}")
-        for k in self.cone(self.nest.roots(level)):
+        for k in self.nest.cone(self.nest.roots(level)):
             fixed = not self.varies[k] & set(self.reduced)
             if fixed and k not in known and self._computes(k):
                 e = self.nest.expressions[k]
@@ -171,7 +171,7 @@ class _Reducing(NestEmitter):
 
     def unroll(self, level: int, known: set[int]) -> None:
         """Let a loop with few loads begin those of its next turns, too, if it has these turns."""
-        needed = set(self.cone(self.nest.roots(level))) - known
+        needed = set(self.nest.cone(self.nest.roots(level))) - known
         loads = [self.nest.types[k] for k in needed if self.nest.expressions[k][0] == "load"]
         nbytes = sum(dtype.itemsize for dtype in loads) * self.lanes
         turns = self.packs // (self.team * self.parts)
