@@ -62,7 +62,8 @@ def no_helpers_beside_other_workers() -> None:
         helpers.most = 0
 
 
-@pytest.fixture(params=["cpu", "cuda"])
+# Twice the kernels to compile: those of the GPU are slow tests. `.ci/run` runs them, too.
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.slow)])
 def device(request: Any) -> Device:
     """Each kind of device that this machine can use."""
     reason = devices.devices()[request.param]
