@@ -320,6 +320,7 @@ def test_phases_meet_every_input_once(axis, input_dilation, kernel_dilation):
     assert met == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("x", "w", "parameters"),
     [

@@ -364,6 +364,7 @@ def windowed(op, x, *others, **attrs):
     return wrap(op(x.node, *[o.node for o in others], **attrs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("axes", [(2, 3), (0, 2)])
 @pytest.mark.parametrize(
