@@ -33,7 +33,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def compiled(text: str) -> str:
-    """Compile to machine code; gives the log. Raises AssertionError where it does not compile."""
+    """Compile for ARCHITECTURE; gives the log. Raises AssertionError where it does not compile."""
     return _compiled(text, "ProgramLog")
 
 
