@@ -129,8 +129,8 @@ from minigrad.functions import (
     vecdot,
     where,
 )
-from minigrad.handle import no_grad
 from minigrad.tensor import Tensor
+from minigrad.tensor_base import no_grad
 
 if TYPE_CHECKING:
     from minigrad import data, nn, optim, random
@@ -154,7 +154,7 @@ if TYPE_CHECKING:
         set_float32_matmul_precision,
         synchronize,
     )
-    from minigrad.io import load, save
+    from minigrad.interop.safetensors import load, save
     from minigrad.testing import gradcheck
 
 __all__ = [
@@ -339,8 +339,8 @@ _LAZY = {
     "rewrites": "minigrad.execution",
     "set_float32_matmul_precision": "minigrad.execution",
     "synchronize": "minigrad.execution",
-    "load": "minigrad.io",
-    "save": "minigrad.io",
+    "load": "minigrad.interop.safetensors",
+    "save": "minigrad.interop.safetensors",
     "gradcheck": "minigrad.testing",
     "data": "minigrad.data",
     "nn": "minigrad.nn",

@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from minigrad import execution, graph, handle
+from minigrad import execution, graph, tensor_base
 from minigrad.compiler.plan import Plan, computed
 from minigrad.config import config
 from minigrad.device import Device, cpu, default_device
@@ -27,8 +27,8 @@ from minigrad.dtype import bool_
 from minigrad.errors import CaptureError, CaptureWarning
 from minigrad.graph import Node, const_value, topological
 from minigrad.guard import Guard
-from minigrad.handle import Handle, wrap
 from minigrad.replay import Recorded, Step, clear_gradients
+from minigrad.tensor_base import TensorBase, wrap
 from minigrad.trees import tree_leaves, tree_paths, tree_rebuilt
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class _Recordings:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Handle)]  # type: ignore[misc]
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, TensorBase)]  # type: ignore[misc]
 
 
 class _Mark:
@@ -199,7 +199,7 @@ _TENSOR = _Mark()
 
 def _form(tree: Any) -> Any:
     """The tree with each tensor replaced by a mark."""
-    leaves = (_TENSOR if isinstance(x, Handle) else x for x in tree_leaves(tree))
+    leaves = (_TENSOR if isinstance(x, TensorBase) else x for x in tree_leaves(tree))
     return tree_rebuilt(tree, leaves)
 
 
@@ -246,7 +246,7 @@ def _signature(args: Any, kwargs: Any, leaves: list[Any]) -> _Signature:
     described: list[_Kind | _Value] = []
     seen: dict[int, int] = {}
     for leaf in leaves:
-        if isinstance(leaf, Handle):
+        if isinstance(leaf, TensorBase):
             n, number = leaf.node, seen.setdefault(id(leaf), len(seen))
             described.append(_Kind(number, n.dtype.name, n.shape, n.device, n.needs_grad))
         else:
@@ -256,7 +256,7 @@ def _signature(args: Any, kwargs: Any, leaves: list[Any]) -> _Signature:
     else:  # the same, sooner
         containers = (0,) * len(args), dict.fromkeys(kwargs, 0)
     nesting = repr(containers)
-    modes = (handle.grad_enabled, config.rewrite, default_device())
+    modes = (tensor_base.grad_enabled, config.rewrite, default_device())
     key = _Signature(nesting, tuple(described), modes)
     try:
         hash(key)
@@ -299,10 +299,10 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.start = graph.leaf(None, (), bool_, cpu).id  # nodes with lower ids are older
-        self.arguments: dict[int, Handle] = {}  # id of an argument -> its placeholder, in order
+        self.arguments: dict[int, TensorBase] = {}  # id of an argument -> its placeholder, in order
         self.placeholders: dict[int, int] = {}  # leaf node id -> number of the argument
-        self.assigned: dict[int, tuple[weakref.ref[Handle], Node]] = {}  # with its first node
-        self.gradients: dict[int, weakref.ref[Handle]] = {}  # whose .grad grew
+        self.assigned: dict[int, tuple[weakref.ref[TensorBase], Node]] = {}  # with its first node
+        self.gradients: dict[int, weakref.ref[TensorBase]] = {}  # whose .grad grew
         self.seen: dict[int, Node] = {}  # nodes whose values were looked at
         self.form: Any = None  # the result, with marks for its tensors
         self.outputs: list[Node] = []  # and their nodes
@@ -311,10 +311,10 @@ class _Recorder:
         """Run the function; if it fails, every tensor gets back the value it had."""
         leaves = tree_leaves((args, kwargs))
         execution.evaluate(*_tensors(leaves))
-        replaced = (self._placeholder(x) if isinstance(x, Handle) else x for x in leaves)
+        replaced = (self._placeholder(x) if isinstance(x, TensorBase) else x for x in leaves)
         new_args, new_kwargs = tree_rebuilt((args, kwargs), replaced)
-        previous = handle.on_assign, execution.on_observe, execution.on_use
-        handle.on_assign, execution.on_observe = self._assign, self._observe
+        previous = tensor_base.on_assign, execution.on_observe, execution.on_use
+        tensor_base.on_assign, execution.on_observe = self._assign, self._observe
         execution.on_use = guard.use
         try:
             with graph.unshared(), self.collecting_gradients(must_be_new=True):
@@ -322,22 +322,22 @@ class _Recorder:
             self._check_seen()
             self.form, self.outputs = _form(result), [t.node for t in _tensors(result)]
         except BaseException:
-            handle.on_assign = None
+            tensor_base.on_assign = None
             self._restore()
             raise
         finally:
-            handle.on_assign, execution.on_observe, execution.on_use = previous
+            tensor_base.on_assign, execution.on_observe, execution.on_use = previous
             # What was assigned is an output of the step, or was restored.
             execution.pending_updates.clear()
 
-    def step(self, tensors: list[Handle]) -> Step | None:
+    def step(self, tensors: list[TensorBase]) -> Step | None:
         """The step that was recorded; None if it made state, which later calls must not do.
 
         `tensors` may be among those that it read: a replay then reads their values of the moment.
         """
         self._compute_older()
         arguments = {id(h): k for k, h in enumerate(self.arguments.values())}
-        state: list[tuple[Handle, Node]] = []
+        state: list[tuple[TensorBase, Node]] = []
         updates: list[tuple[int, Node]] = []  # assigned arguments
         for key, (reference, old) in self.assigned.items():
             tensor = reference()
@@ -371,7 +371,7 @@ class _Recorder:
     def collecting_gradients(self, must_be_new: bool = False) -> Generator[None]:
         """Note every tensor whose `.grad` grows, so that it does not outlive the step."""
 
-        def note(tensor: Handle) -> None:
+        def note(tensor: TensorBase) -> None:
             if must_be_new and tensor.grad is not None and id(tensor) not in self.gradients:
                 raise CaptureError(
                     "compile: expected no gradient from before the step, got one of "
@@ -380,13 +380,13 @@ class _Recorder:
                 )
             self.gradients[id(tensor)] = weakref.ref(tensor)
 
-        previous, handle.on_gradient = handle.on_gradient, note
+        previous, tensor_base.on_gradient = tensor_base.on_gradient, note
         try:
             yield
         finally:
-            handle.on_gradient = previous
+            tensor_base.on_gradient = previous
 
-    def _placeholder(self, tensor: Handle) -> Handle:
+    def _placeholder(self, tensor: TensorBase) -> TensorBase:
         mine = self.arguments.get(id(tensor))
         if mine is None:
             node = tensor.node
@@ -397,7 +397,7 @@ class _Recorder:
                 mine.requires_grad_()
         return mine
 
-    def _assign(self, tensor: Handle, old: Node) -> None:
+    def _assign(self, tensor: TensorBase, old: Node) -> None:
         known = self.assigned.get(id(tensor))
         if known is None or known[0]() is not tensor:  # a dead tensor's id may be given again
             self.assigned[id(tensor)] = weakref.ref(tensor), old
@@ -417,10 +417,10 @@ class _Recorder:
             if old.id in self.seen:
                 self._refuse(old, ", which the function also assigns")
 
-    def _refuse(self, node: Node, where: str) -> None:
+    def _refuse(self, node: Node, caller: str) -> None:
         raise CaptureError(
             "compile: expected that no value is looked at inside a compiled function, got a "
-            f"read of {node!r}{where}. Return the tensor and look at it outside."
+            f"read of {node!r}{caller}. Return the tensor and look at it outside."
         )
 
     def _restore(self) -> None:
@@ -430,7 +430,7 @@ class _Recorder:
                 tensor.rebind(old)
         clear_gradients(self.gradients.values())
 
-    def _live(self) -> list[Handle]:
+    def _live(self) -> list[TensorBase]:
         return [h for h in (r() for r, _ in self.assigned.values()) if h is not None]
 
     def _compute_older(self) -> None:

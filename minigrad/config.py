@@ -45,10 +45,10 @@ def _integer(name: str, default: int) -> int:
     return int(text)
 
 
-def matmul_precision(where: str, value: str) -> str:
+def matmul_precision(caller: str, value: str) -> str:
     """A precision of float32 matrix products, checked."""
     if value not in ("highest", "high", "medium"):
-        raise ValueError(f"{where}: expected 'highest', 'high' or 'medium', got {value!r}.")
+        raise ValueError(f"{caller}: expected 'highest', 'high' or 'medium', got {value!r}.")
     return value
 
 

@@ -11,13 +11,13 @@ from typing import Any
 from minigrad import ops
 from minigrad.device import Device, as_device, backend_of, cpu
 from minigrad.dtype import DType, as_dtype, float32, float64, int64, of_scalar, promote
-from minigrad.encoding import encode
 from minigrad.functions.arguments import as_shape, as_type, constant, expand_to, node_of, number
 from minigrad.functions.manipulation import tril, triu
 from minigrad.graph import Node, Number, Shape, leaf
-from minigrad.handle import Handle, wrap
+from minigrad.interop.encoding import encode
 from minigrad.ops.control import stop_gradient
 from minigrad.tensor import Tensor
+from minigrad.tensor_base import TensorBase, wrap
 
 __all__ = [
     "arange",
@@ -94,9 +94,9 @@ def from_dlpack(x: Any, device: Device | str | None = None, copy: bool | None = 
     """The tensor that another library exports through DLPack, sharing its memory where possible."""
     if isinstance(x, Tensor):
         return asarray(x, device=device, copy=copy)
-    from minigrad import interchange  # ctypes: a third of the time that `import minigrad` may take
+    from minigrad.interop import arrays
 
-    node = interchange.from_dlpack("from_dlpack", x, copy)
+    node = arrays.from_dlpack("from_dlpack", x, copy)
     return _moved(wrap(node), device)
 
 
@@ -105,31 +105,35 @@ def _moved(x: Tensor, device: Device | str | None) -> Tensor:
 
 
 def _node_from(
-    where: str, data: Any, dtype: DType | str | None, device: Device | str | None, copy: bool | None
+    caller: str,
+    data: Any,
+    dtype: DType | str | None,
+    device: Device | str | None,
+    copy: bool | None,
 ) -> Node:
-    from minigrad import interchange
+    from minigrad.interop import arrays
 
-    target = None if dtype is None else as_dtype(dtype, f"{where}: dtype")
-    if isinstance(data, Handle):
-        node = interchange.unshared(node_of(where, data)) if copy else node_of(where, data)
-        node = stop_gradient(node) if where == "tensor" else node
+    target = None if dtype is None else as_dtype(dtype, f"{caller}: dtype")
+    if isinstance(data, TensorBase):
+        node = arrays.unshared(node_of(caller, data)) if copy else node_of(caller, data)
+        node = stop_gradient(node) if caller == "tensor" else node
     elif isinstance(data, _NESTED) or _is_number(data):
-        return _from_lists(where, data, target, _usable(device), copy)
+        return _from_lists(caller, data, target, _usable(device), copy)
     else:
-        node = interchange.from_object(where, data, copy)
+        node = arrays.from_object(caller, data, copy)
         if device is None and node.device == cpu:  # data of the host, and no choice of a device
             device = as_device(None)
-    place = node.device if device is None else as_device(device, where)
+    place = node.device if device is None else as_device(device, caller)
     target = target or node.dtype
     if target is not node.dtype:
-        _refuse_copy(where, copy, f"{node.dtype.name} to {target.name}")
+        _refuse_copy(caller, copy, f"{node.dtype.name} to {target.name}")
     if place != node.device:
-        _refuse_copy(where, copy, f"{node.device} to {place}")
+        _refuse_copy(caller, copy, f"{node.device} to {place}")
     x = wrap(node)
     # The halves are cast where they can be; others before they move, as they may get smaller.
     if not (node.dtype.computed_on(node.device.type) and target.computed_on(node.device.type)):
         x = x.to(place)
-    return node_of(where, x.astype(target).to(place))
+    return node_of(caller, x.astype(target).to(place))
 
 
 def _is_number(data: Any) -> bool:
@@ -137,9 +141,9 @@ def _is_number(data: Any) -> bool:
     return isinstance(data, numbers.Real) and not hasattr(data, "__array_interface__")
 
 
-def _refuse_copy(where: str, copy: bool | None, change: str) -> None:
+def _refuse_copy(caller: str, copy: bool | None, change: str) -> None:
     if copy is False:
-        raise ValueError(f"{where}: expected no copy to be needed, got {change}. Pass copy=None.")
+        raise ValueError(f"{caller}: expected no copy to be needed, got {change}. Pass copy=None.")
 
 
 def _usable(device: Device | str | None) -> Device:
@@ -153,11 +157,11 @@ def _usable(device: Device | str | None) -> Device:
 
 
 def _from_lists(
-    where: str, data: Any, dtype: DType | None, device: Device, copy: bool | None
+    caller: str, data: Any, dtype: DType | None, device: Device, copy: bool | None
 ) -> Node:
     if copy is False:
-        raise ValueError(f"{where}: expected data that can be shared, got Python numbers.")
-    shape, flat = _flattened(where, data)
+        raise ValueError(f"{caller}: expected data that can be shared, got Python numbers.")
+    shape, flat = _flattened(caller, data)
     if dtype is None:
         dtype = _common_dtype(flat)
     try:
@@ -165,10 +169,10 @@ def _from_lists(
     except OverflowError:
         worst = next(v for v in flat if not _fits(v, dtype))
         raise ValueError(
-            f"{where}: expected numbers that {dtype.name} can hold, got {worst}."
+            f"{caller}: expected numbers that {dtype.name} can hold, got {worst}."
         ) from None
     except ValueError as error:  # int(nan)
-        raise ValueError(f"{where}: expected integers for {dtype.name}, got: {error}.") from None
+        raise ValueError(f"{caller}: expected integers for {dtype.name}, got: {error}.") from None
     return leaf(backend_of(device).from_bytes(data), shape, dtype, device)
 
 
@@ -188,7 +192,7 @@ def _common_dtype(flat: list[Number]) -> DType:
     return dtype or float32
 
 
-def _flattened(where: str, data: Any) -> tuple[Shape, list[Number]]:
+def _flattened(caller: str, data: Any) -> tuple[Shape, list[Number]]:
     """The shape of nested lists and their numbers in row-major order."""
     shape: list[int] = []
     level: list[Any] = [data]
@@ -203,7 +207,7 @@ def _flattened(where: str, data: Any) -> tuple[Shape, list[Number]]:
         for i, n in enumerate(lengths):
             if n != lengths[0]:
                 raise ValueError(
-                    f"{where}: expected nested lists of equal length, got {_extent(lengths[0])} "
+                    f"{caller}: expected nested lists of equal length, got {_extent(lengths[0])} "
                     f"at {_place(0, shape)} and {_extent(n)} at {_place(i, shape)}. Pad the short "
                     "rows."
                 )
@@ -215,10 +219,10 @@ def _flattened(where: str, data: Any) -> tuple[Shape, list[Number]]:
         if type(value) not in (float, int, bool):
             if not isinstance(value, numbers.Real):
                 raise TypeError(
-                    f"{where}: expected real numbers, got {type(value).__name__} at "
+                    f"{caller}: expected real numbers, got {type(value).__name__} at "
                     f"{_place(i, shape)}."
                 )
-            level[i] = number(where, value)
+            level[i] = number(caller, value)
     return tuple(shape), level
 
 

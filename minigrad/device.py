@@ -35,7 +35,7 @@ _MODULES = {"cpu": "minigrad.backend.cpu.backend", "cuda": "minigrad.backend.cud
 _default: Device | None = None
 
 
-def as_device(value: Device | str | None, where: str = "device") -> Device:
+def as_device(value: Device | str | None, caller: str = "device") -> Device:
     """A Device from itself, a name such as "cpu" or "cuda:1", or None for the default."""
     if value is None:
         return default_device()
@@ -45,7 +45,7 @@ def as_device(value: Device | str | None, where: str = "device") -> Device:
         kind, _, index = value.partition(":")
         if kind in _MODULES and (index == "" or index.isdigit()):
             return Device(kind, int(index or 0))
-    raise DeviceError(f"{where}: expected 'cpu', 'cuda' or 'cuda:N', got {value!r}.")
+    raise DeviceError(f"{caller}: expected 'cpu', 'cuda' or 'cuda:N', got {value!r}.")
 
 
 @cache

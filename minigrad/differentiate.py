@@ -13,12 +13,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
-from minigrad import autodiff, handle, ops
+from minigrad import autodiff, ops, tensor_base
 from minigrad.device import default_device
 from minigrad.dtype import float32, int64
 from minigrad.errors import GradientError
 from minigrad.graph import Node, const, like, topological, zeros_like
-from minigrad.handle import Handle, wrap
+from minigrad.tensor_base import TensorBase, wrap
 from minigrad.trees import tree_leaves, tree_rebuilt
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def gradients(
         TypeError: an input, output or cotangent has a dtype that cannot be differentiated.
         ValueError: a cotangent is missing or its shape is not that of its output.
     """
-    sources = [inputs] if isinstance(inputs, Handle) else list(inputs)
-    targets = [outputs] if isinstance(outputs, Handle) else list(outputs)
-    if grad_outputs is None or isinstance(grad_outputs, Handle):
+    sources = [inputs] if isinstance(inputs, TensorBase) else list(inputs)
+    targets = [outputs] if isinstance(outputs, TensorBase) else list(outputs)
+    if grad_outputs is None or isinstance(grad_outputs, TensorBase):
         weights: list[Tensor | None] = [grad_outputs] * len(targets)
     else:
         weights = list(grad_outputs)
@@ -72,7 +72,7 @@ def gradients(
     cotangents = [_cotangent("gradients", y, c) for y, c in zip(targets, weights, strict=True)]
     found = autodiff.gradients(nodes, [x.node for x in sources], cotangents)
     results = [wrap(g if create_graph else ops.stop_gradient(g)) for g in found if g is not None]
-    return results[0] if isinstance(inputs, Handle) else results
+    return results[0] if isinstance(inputs, TensorBase) else results
 
 
 def backward(tensor: Tensor, gradient: Tensor | None = None, create_graph: bool = False) -> None:
@@ -97,8 +97,8 @@ def backward(tensor: Tensor, gradient: Tensor | None = None, create_graph: bool 
             continue
         if not create_graph:
             g = ops.stop_gradient(g)
-        if handle.on_gradient is not None:
-            handle.on_gradient(leaf)
+        if tensor_base.on_gradient is not None:
+            tensor_base.on_gradient(leaf)
         leaf.grad = wrap(g if leaf.grad is None else leaf.grad.node + g)
 
 
@@ -146,20 +146,20 @@ def grad(
 
 
 def _value_and_grad(
-    where: str, f: Callable[..., Any], argnums: int | Sequence[int], has_aux: bool,
+    caller: str, f: Callable[..., Any], argnums: int | Sequence[int], has_aux: bool,
     args: tuple[Any, ...], kwargs: dict[str, Any],
 ) -> tuple[Any, Any]:  # fmt: skip
-    call = _Call(where, f, argnums, args, kwargs)
+    call = _Call(caller, f, argnums, args, kwargs)
     value, aux = call.result, None
     if has_aux:
         pair = cast("tuple[Any, ...]", value) if isinstance(value, tuple) else ()
         if len(pair) != 2:
-            raise TypeError(f"{where}: expected f to return (value, aux), got {_describe(value)}.")
+            raise TypeError(f"{caller}: expected f to return (value, aux), got {_describe(value)}.")
         value, aux = pair
-    value = _as_tensor(where, "f to return", value)
+    value = _as_tensor(caller, "f to return", value)
     if value.size != 1:
         raise ValueError(
-            f"{where}: expected f to return one element, got {_describe(value)}. "
+            f"{caller}: expected f to return one element, got {_describe(value)}. "
             "Reduce it, or use jacobian() or vjp()."
         )
     gradient = call.pull([value.node], [like(1.0, value.node)])
@@ -216,11 +216,11 @@ def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callabl
 
 
 def _jacobian(
-    where: str, f: Callable[..., Any], argnums: int | Sequence[int], args: tuple[Any, ...],
+    caller: str, f: Callable[..., Any], argnums: int | Sequence[int], args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Tree:  # fmt: skip
-    call = _Call(where, f, argnums, args, kwargs)
-    outputs = [_as_tensor(where, "f to return", y) for y in tree_leaves(call.result)]
+    call = _Call(caller, f, argnums, args, kwargs)
+    outputs = [_as_tensor(caller, "f to return", y) for y in tree_leaves(call.result)]
     blocks: list[Tree] = []
     for y in (output.node for output in outputs):
         rows = [call.vjp([y], [one_hot], "zero") for one_hot in _one_hots(y)]
@@ -267,7 +267,7 @@ def hvp(f: Callable[..., Any], primals: Tree, tangents: Tree) -> Tree:
     result = call.pull([y.node for y in wanted], given)
     return (
         result[0]
-        if isinstance(primals, Handle)
+        if isinstance(primals, TensorBase)
         else tree_rebuilt(primals, iter(tree_leaves(result)))
     )
 
@@ -275,26 +275,26 @@ def hvp(f: Callable[..., Any], primals: Tree, tangents: Tree) -> Tree:
 @contextmanager
 def _recording() -> Generator[None]:
     """Differentiate what is inside, even under an outer `no_grad`; an inner one still counts."""
-    previous, handle.grad_enabled = handle.grad_enabled, True
+    previous, tensor_base.grad_enabled = tensor_base.grad_enabled, True
     try:
         yield
     finally:
-        handle.grad_enabled = previous
+        tensor_base.grad_enabled = previous
 
 
 class _Call:
     """One call of f in which some arguments were replaced by fresh variables."""
 
     def __init__(
-        self, where: str, f: Callable[..., Any], argnums: int | Sequence[int],
+        self, caller: str, f: Callable[..., Any], argnums: int | Sequence[int],
         args: tuple[Any, ...], kwargs: dict[str, Any],
     ):  # fmt: skip
-        self.where = where
+        self.where = caller
         self.single = isinstance(argnums, int)
         self.picked = (argnums,) if isinstance(argnums, int) else tuple(argnums)
         if any(not -len(args) <= k < len(args) for k in self.picked):
             raise ValueError(
-                f"{where}: expected argnums among the {len(args)} positional arguments, "
+                f"{caller}: expected argnums among the {len(args)} positional arguments, "
                 f"got {argnums}."
             )
         self.variables: list[Tensor] = []
@@ -330,7 +330,7 @@ class _Call:
 
         Else the result of a finished derivative would need a gradient forever, and hold its graph.
         """
-        if not handle.grad_enabled:
+        if not tensor_base.grad_enabled:
             return [wrap(ops.stop_gradient(r.node)) for r in results]
         own = {v.node.id for v in self.variables}
         open_: set[int] = set()  # depends on a point of differentiation outside this call
@@ -345,7 +345,7 @@ class _Call:
         found = tree_leaves(tree)
         tensors = iter(self.released([x for x in found if _is_tensor(x)]))
         return tree_rebuilt(
-            tree, iter([next(tensors) if isinstance(x, Handle) else x for x in found])
+            tree, iter([next(tensors) if isinstance(x, TensorBase) else x for x in found])
         )
 
 
@@ -374,7 +374,7 @@ def _stack(rows: list[Node], y: Node, x: Node) -> Node:
 
 
 def _is_tensor(value: Any) -> TypeGuard[Tensor]:
-    return isinstance(value, Handle)
+    return isinstance(value, TensorBase)
 
 
 def _describe(value: Any) -> str:
@@ -383,53 +383,53 @@ def _describe(value: Any) -> str:
     return f"{type(value).__name__} {value!r}"
 
 
-def _as_tensor(where: str, what: str, value: Any) -> Tensor:
+def _as_tensor(caller: str, what: str, value: Any) -> Tensor:
     """A floating-point tensor from one or from a Python float."""
     if isinstance(value, float):
         return wrap(const(value, float32, default_device()))
     if not _is_tensor(value) or not value.dtype.is_floating:
         raise TypeError(
-            f"{where}: expected {what} floating-point tensors, got {_describe(value)}. "
+            f"{caller}: expected {what} floating-point tensors, got {_describe(value)}. "
             "Use astype(float32), or a float."
         )
     return value
 
 
-def _require_float(where: str, what: str, x: Any) -> Tensor:
+def _require_float(caller: str, what: str, x: Any) -> Tensor:
     if not _is_tensor(x) or not x.dtype.is_floating:
         raise TypeError(
-            f"{where}: expected {what} to be floating-point tensors, got {_describe(x)}. "
+            f"{caller}: expected {what} to be floating-point tensors, got {_describe(x)}. "
             "Use astype(float32)."
         )
     return x
 
 
-def _cotangent(where: str, y: Tensor, c: Tensor | None) -> Node:
-    _require_float(where, "outputs", y)
+def _cotangent(caller: str, y: Tensor, c: Tensor | None) -> Node:
+    _require_float(caller, "outputs", y)
     if c is None:
         if y.size != 1:
             raise ValueError(
-                f"{where}: expected an output of one element, got {_describe(y)}. Reduce it, or "
+                f"{caller}: expected an output of one element, got {_describe(y)}. Reduce it, or "
                 "pass its cotangent."
             )
         return like(1.0, y.node)
-    return _matching(where, "cotangents", [y], [c])[0]
+    return _matching(caller, "cotangents", [y], [c])[0]
 
 
-def _matching(where: str, what: str, tensors: list[Tensor], given: list[Any]) -> list[Node]:
+def _matching(caller: str, what: str, tensors: list[Tensor], given: list[Any]) -> list[Node]:
     """Nodes of the given values, which must be like the tensors they go with."""
     if len(tensors) != len(given):
-        raise ValueError(f"{where}: expected {len(tensors)} {what}, got {len(given)}.")
+        raise ValueError(f"{caller}: expected {len(tensors)} {what}, got {len(given)}.")
     nodes: list[Node] = []
     for x, value in zip(tensors, given, strict=True):
         if isinstance(value, (int, float)) and x.shape == ():
             t = wrap(const(value, x.dtype, x.device))
         else:
             t = value
-        t = _require_float(where, what, t)
+        t = _require_float(caller, what, t)
         if t.shape != x.shape:
-            raise ValueError(f"{where}: expected {what} like {_describe(x)}, got {_describe(t)}.")
+            raise ValueError(f"{caller}: expected {what} like {_describe(x)}, got {_describe(t)}.")
         if t.dtype is not x.dtype:
-            raise TypeError(f"{where}: expected {what} like {_describe(x)}, got {_describe(t)}.")
+            raise TypeError(f"{caller}: expected {what} like {_describe(x)}, got {_describe(t)}.")
         nodes.append(t.node)
     return nodes

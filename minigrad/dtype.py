@@ -63,7 +63,7 @@ PRECISION = {float16: 11, bfloat16: 8, float32: 24, float64: 53}
 _RANK = {"bool": 0, "uint": 1, "int": 2, "float": 3}
 
 
-def as_dtype(value: DType | str, where: str = "dtype") -> DType:
+def as_dtype(value: DType | str, caller: str = "dtype") -> DType:
     """A DType from itself or its name."""
     if isinstance(value, DType):
         return value
@@ -71,7 +71,7 @@ def as_dtype(value: DType | str, where: str = "dtype") -> DType:
         return BY_NAME[value]
     if value in (bool, int, float):
         return {bool: bool_, int: int64, float: float32}[value]
-    raise TypeError(f"{where}: expected one of {', '.join(BY_NAME)}, got {value!r}.")
+    raise TypeError(f"{caller}: expected one of {', '.join(BY_NAME)}, got {value!r}.")
 
 
 def promote(a: DType, b: DType) -> DType:

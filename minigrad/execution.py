@@ -15,14 +15,14 @@ from minigrad.config import STRICT, config, matmul_precision
 from minigrad.device import as_device, backend_of
 from minigrad.errors import AnomalyError
 from minigrad.graph import Node, const_value
-from minigrad.handle import Handle
+from minigrad.tensor_base import TensorBase
 
 if TYPE_CHECKING:
     from minigrad.compiler.plan import Plan
 
 # Tensors that were assigned and not computed yet (running statistics): the next computation takes
 # them along, in the same pass over the data. See layers' [Note: buffer updates].
-pending_updates: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDictionary()
+pending_updates: weakref.WeakValueDictionary[int, TensorBase] = weakref.WeakValueDictionary()
 
 # Set while `compile` records a step: called with the nodes whose values somebody wants to see, and
 # raises if they may not be seen now.
@@ -70,7 +70,7 @@ def _waiting(nodes: Sequence[Node]) -> list[list[Node]]:
     return list(by_device.values())
 
 
-def evaluate(*tensors: Handle) -> None:
+def evaluate(*tensors: TensorBase) -> None:
     """Compute tensors now, and running statistics that wait to be computed.
 
     Inside a step that `compile` records this does nothing: the step computes all it assigns.
@@ -79,7 +79,7 @@ def evaluate(*tensors: Handle) -> None:
         TypeError: an argument is not a Tensor.
     """
     for t in tensors:
-        if not isinstance(t, Handle):
+        if not isinstance(t, TensorBase):
             raise TypeError(f"evaluate: expected Tensors, got {type(t).__name__}.")
     if capturing():
         return
@@ -90,7 +90,7 @@ def evaluate(*tensors: Handle) -> None:
     compute(nodes)
 
 
-def export_bytes(tensor: Handle) -> memoryview:
+def export_bytes(tensor: TensorBase) -> memoryview:
     """The computed value as contiguous row-major bytes (format "B"), shared with the tensor."""
     node = tensor.node
     compute([node])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from minigrad.backend.launch import contiguous_strides
-from minigrad.encoding import decode
+from minigrad.interop.encoding import decode
 
 if TYPE_CHECKING:
     from minigrad.dtype import DType

@@ -55,6 +55,7 @@ class Node:
     __slots__ = (
         "__weakref__",
         "attrs",
+        "derivative_order",
         "device",
         "dtype",
         "handles",
@@ -62,7 +63,6 @@ class Node:
         "inputs",
         "needs_grad",
         "op",
-        "order",
         "owner",
         "rebound",
         "shape",
@@ -87,9 +87,10 @@ class Node:
         self.id = next(_ids)
         order = _current_order
         for n in inputs:
-            if n.order > order:
-                order = n.order
-        self.order: int = order  # of the derivative it was first built for; 0: the forward
+            if n.derivative_order > order:
+                order = n.derivative_order
+        # The order of the derivative that it was first built for; 0 in the forward.
+        self.derivative_order: int = order
         self.storage: Any = None
         self.handles = 0  # live Tensors; a node with one is kept when its graph is computed
         self.owner: Any = None  # weak reference to the Tensor that a leaf belongs to
@@ -190,11 +191,11 @@ def build(op: Primitive, inputs: tuple[Node, ...], attrs: dict[str, Any]) -> Nod
     return node
 
 
-def _require_computing(where: str, dtype: DType, device: Device) -> None:
+def _require_computing(caller: str, dtype: DType, device: Device) -> None:
     if not dtype.computed_on(device.type):
         able = " or ".join(dtype.devices or ())
         raise DeviceError(
-            f"{where}: expected a dtype that {device.type} computes with, got {dtype.name}, which "
+            f"{caller}: expected a dtype that {device.type} computes with, got {dtype.name}, which "
             f"it can only hold. Compute on {able}, with astype('float32') before to("
             f"'{device.type}'); without {able}, x.tolist() gives the numbers."
         )
@@ -334,7 +335,7 @@ def derivative(outputs: Iterable[Node]):
     """Nodes built inside belong to a derivative of `outputs`: one order above them all."""
     global _current_order
     previous = _current_order
-    _current_order = max(previous, 1 + max([n.order for n in outputs], default=0))
+    _current_order = max(previous, 1 + max([n.derivative_order for n in outputs], default=0))
     try:
         yield
     finally:

@@ -33,7 +33,7 @@ from types import (
 from typing import Any, NamedTuple, cast
 
 from minigrad.graph import OWN_PACKAGES
-from minigrad.handle import Handle
+from minigrad.tensor_base import TensorBase
 
 MOST_ELEMENTS = 64  # longer containers are data, and too long to compare at each replay
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -58,7 +58,7 @@ class Guard:
     """Watches what `function` may read, from before a recording until it is dropped."""
 
     def __init__(self, function: Callable[..., Any]):
-        self.tensors: list[Handle] = []  # that were found; until `settle`
+        self.tensors: list[TensorBase] = []  # that were found; until `settle`
         self._watched: dict[Any, _Watched] = {}
         self._names: dict[int, str] = {}  # of what was looked into, by id
         self._alive: list[Any] = []  # so that no id is given again meanwhile
@@ -107,7 +107,7 @@ class Guard:
 
     def _visit(self, value: Any, name: str) -> None:
         """Look into a value: follow functions, watch elements, remember objects."""
-        if isinstance(value, Handle):
+        if isinstance(value, TensorBase):
             self.tensors.append(value)
             return
         if isinstance(value, _PLAIN) or id(value) in self._names:

@@ -22,7 +22,7 @@ from minigrad.dtype import bool_, int32, int64
 from minigrad.functions.arguments import as_type, broadcast_shape, expand_to
 from minigrad.functions.gathering import linear
 from minigrad.graph import Node, Shape, const, leaf
-from minigrad.handle import Handle
+from minigrad.tensor_base import TensorBase
 
 _EVERYTHING = slice(None)
 
@@ -109,7 +109,7 @@ def _known(item: Any) -> Any:
     """The item as a Python integer, slice, None, Ellipsis, list or node."""
     if item is None or item is Ellipsis or isinstance(item, slice) or type(item) is int:
         return item
-    if isinstance(item, Handle):
+    if isinstance(item, TensorBase):
         node = item.node
         if node.dtype.is_floating:
             raise IndexError(
@@ -302,7 +302,7 @@ def _only_mask(index: Any) -> Node | None:
         if len(index) != 1:
             return None
         index = index[0]
-    item = _known(index) if isinstance(index, (Handle, list)) else None
+    item = _known(index) if isinstance(index, (TensorBase, list)) else None
     return item if isinstance(item, Node) and item.dtype is bool_ else None
 
 

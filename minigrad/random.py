@@ -30,7 +30,7 @@ from minigrad.device import Device, as_device, backend_of
 from minigrad.dtype import PRECISION, DType, accumulator, as_dtype, bool_, float32, float64, int64
 from minigrad.functions.arguments import as_shape, as_type, expand_to, node_of
 from minigrad.graph import Node, Shape, leaf, like
-from minigrad.handle import Handle, wrap
+from minigrad.tensor_base import TensorBase, wrap
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -204,7 +204,7 @@ def bernoulli(
 ) -> Tensor:
     """True with probability p, else False; p is a number or a tensor that broadcasts to `shape`."""
     extents = as_shape("bernoulli", shape)
-    if isinstance(p, Handle):
+    if isinstance(p, TensorBase):
         chance = node_of("bernoulli", p)
         chance = as_type(chance, accumulator(chance.dtype))
         u = _unit(extents, chance.dtype, chance.device, generator)
@@ -256,10 +256,10 @@ def _unit(shape: Shape, dtype: DType, device: Device, generator: Generator | Non
     return high + ops.cast(low, dtype=float64) * 2.0**-53
 
 
-def _floating(where: str, dtype: DType | str) -> DType:
-    target = as_dtype(dtype, f"{where}: dtype")
+def _floating(caller: str, dtype: DType | str) -> DType:
+    target = as_dtype(dtype, f"{caller}: dtype")
     if not target.is_floating:
-        raise TypeError(f"{where}: expected a floating dtype, got {target.name}.")
+        raise TypeError(f"{caller}: expected a floating dtype, got {target.name}.")
     return target
 
 

@@ -19,7 +19,7 @@ from minigrad.compiler.plan import Plan, computed, plan_for
 from minigrad.device import Device
 from minigrad.dtype import DType
 from minigrad.graph import Node, Shape, leaf, topological
-from minigrad.handle import Handle, wrap
+from minigrad.tensor_base import TensorBase, wrap
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -45,12 +45,12 @@ class Recorded(NamedTuple):
     """What the recorder found; see `capture`."""
 
     placeholders: dict[int, int]  # leaf node id -> number of the argument
-    state: list[tuple[Handle, Node]]  # assigned tensors with their first nodes
+    state: list[tuple[TensorBase, Node]]  # assigned tensors with their first nodes
     updates: list[tuple[int, Node]]  # assigned arguments with their last nodes
-    tensors: list[Handle]  # others that it may have read
+    tensors: list[TensorBase]  # others that it may have read
     outputs: list[Node]
     seen: list[Node]  # whose values were looked at
-    gradients: list[weakref.ref[Handle]]  # tensors whose .grad grew
+    gradients: list[weakref.ref[TensorBase]]  # tensors whose .grad grew
 
 
 class Step:
@@ -171,7 +171,7 @@ class Step:
         return fresh
 
 
-def clear_gradients(tensors: Iterable[weakref.ref[Handle]]) -> None:
+def clear_gradients(tensors: Iterable[weakref.ref[TensorBase]]) -> None:
     """Forget the gradients of those tensors that still exist."""
     for reference in tensors:
         tensor = reference()

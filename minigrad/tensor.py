@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from minigrad import functions as f
-from minigrad import handle
+from minigrad import tensor_base
 from minigrad.device import Device, as_device, backend_of
 from minigrad.dtype import DType
-from minigrad.encoding import decode
 from minigrad.functions.arguments import as_type, constant, node_of, number
 from minigrad.graph import Number, Shape, leaf
-from minigrad.handle import Handle, no_grad, nodes_of, wrap
+from minigrad.interop.encoding import decode
 from minigrad.ops.control import stop_gradient, variable
+from minigrad.tensor_base import TensorBase, no_grad, nodes_of, wrap
 
 if TYPE_CHECKING:
     from minigrad.functions.arguments import Operand
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Tensor", "no_grad", "nodes_of", "wrap"]
 
 
-class Tensor(Handle):
+class Tensor(TensorBase):
     """An array on a device whose value may not have been computed yet.
 
     Make one with `minigrad.tensor`, `asarray`, `zeros`, ...; ops on Tensors give Tensors.
@@ -151,7 +151,7 @@ class Tensor(Handle):
             TypeError: it has another dtype.
         """
         old = self._node
-        if isinstance(value, Handle):
+        if isinstance(value, TensorBase):
             new = stop_gradient(value._node)
             if new.shape != old.shape:
                 raise ValueError(
@@ -170,15 +170,15 @@ class Tensor(Handle):
         self.rebind(variable(new) if self._is_leaf else new)
         return self
 
-    def _update(self, where: str, value: Tensor) -> Tensor:
+    def _update(self, caller: str, value: Tensor) -> Tensor:
         """What `x += y` does: assign to a leaf; elsewhere name the new value, gradient and all."""
         if value.shape != self.shape:
             raise ValueError(
-                f"{where}: expected a value that broadcasts to {self.shape}, got {value.shape}."
+                f"{caller}: expected a value that broadcasts to {self.shape}, got {value.shape}."
             )
         if value.dtype is not self.dtype:
             raise TypeError(
-                f"{where}: expected a result of {self.dtype.name}, got {value.dtype.name}. "
+                f"{caller}: expected a result of {self.dtype.name}, got {value.dtype.name}. "
                 "Write x = x ... y, or use astype()."
             )
         if self._is_leaf:
@@ -205,10 +205,10 @@ class Tensor(Handle):
         """The one element, as a Python number."""
         return self._one("item", ValueError)
 
-    def _one(self, where: str, error: type[Exception]) -> Number:
+    def _one(self, caller: str, error: type[Exception]) -> Number:
         if self.size != 1:
             raise error(
-                f"{where}: expected a tensor of one element, got shape {self.shape}. "
+                f"{caller}: expected a tensor of one element, got shape {self.shape}. "
                 "Use tolist(), an index, or a reduction."
             )
         return decode(self._values(), self._node.dtype)[0]
@@ -278,7 +278,7 @@ class Tensor(Handle):
         Raises:
             AttributeError: on another device than the CPU, or bfloat16, which NumPy lacks.
         """
-        from minigrad.interchange import array_interface
+        from minigrad.interop.arrays import array_interface
 
         return array_interface(self)
 
@@ -288,7 +288,7 @@ class Tensor(Handle):
         Raises:
             BufferError: the protocol has no code for the dtype (bfloat16).
         """
-        from minigrad.interchange import buffer
+        from minigrad.interop.arrays import buffer
 
         return buffer(self)
 
@@ -304,7 +304,7 @@ class Tensor(Handle):
             AttributeError: on another device than a GPU, or bfloat16, which has no code.
             BufferError: the tensor requires a gradient.
         """
-        from minigrad.interchange import cuda_array_interface
+        from minigrad.interop.arrays import cuda_array_interface
 
         return cuda_array_interface(self)
 
@@ -322,13 +322,13 @@ class Tensor(Handle):
                 given for host memory.
             ValueError: `stream` is 0.
         """
-        from minigrad.interchange import to_dlpack
+        from minigrad.interop.arrays import to_dlpack
 
         return to_dlpack(self, **options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """DLPack's (device type, index)."""
-        from minigrad.interchange import dlpack_device
+        from minigrad.interop.arrays import dlpack_device
 
         return dlpack_device(self.device)
 
@@ -357,7 +357,7 @@ class Tensor(Handle):
         from minigrad.indexing import written
 
         x = node_of("index", self)
-        if isinstance(value, Handle):
+        if isinstance(value, TensorBase):
             v = as_type(node_of("index", value), x.dtype)
         else:
             v = constant("index", number("index", value), x.dtype, x.device, ())
@@ -548,13 +548,13 @@ class Tensor(Handle):
         return self._update("^=", f.bitwise_xor(self, other))
 
 
-handle.tensor_class = Tensor
+tensor_base.tensor_class = Tensor
 
 
 def _comparable(other: object) -> bool:
     import numbers
 
-    return isinstance(other, (Handle, numbers.Real))
+    return isinstance(other, (TensorBase, numbers.Real))
 
 
 def _empty_list(shape: Shape) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-from minigrad.backend.cpu import driver, memory
+from minigrad.backend.cpu.runtime import driver, memory
 from minigrad.backend.launch import Operand, Pointer, Program, contiguous_strides
 from minigrad.dtype import as_dtype
 

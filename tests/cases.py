@@ -19,7 +19,7 @@ from minigrad import nn, ops
 from minigrad.device import Device, backend_of
 from minigrad.dtype import DType, bool_, float64, int32, int64, uint8
 from minigrad.graph import PRIMITIVES, Node, iota, leaf
-from minigrad.handle import wrap
+from minigrad.tensor_base import wrap
 
 Values = list[Any]
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from minigrad import device as devices
-from minigrad import execution, graph, handle
+from minigrad import execution, graph, tensor_base
 from minigrad.config import config
 from minigrad.device import Device, as_device
 
@@ -57,9 +57,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 def no_helpers_beside_other_workers() -> None:
     """Helpers that compile would only start Numba once more where each core compiles already."""
     if SIDE_BY_SIDE and importlib.util.find_spec("numba"):
-        from minigrad.backend.cpu import helpers
+        from minigrad.backend.cpu.runtime import compile_workers
 
-        helpers.most = 0
+        compile_workers.most = 0
 
 
 # Twice the kernels to compile: those of the GPU are slow tests. `.ci/run` runs them, too.
@@ -92,10 +92,10 @@ def on_cpu(cpu_too: None) -> Iterator[None]:
 def _modes() -> dict[str, Any]:
     """Everything process-wide that a test could leave changed."""
     return {
-        "no_grad": handle.grad_enabled,
+        "no_grad": tensor_base.grad_enabled,
         "default device": devices.default_device(),
         "eager, or another hook on graph building": graph.on_build,
-        "hook on assignment": handle.on_assign,
+        "hook on assignment": tensor_base.on_assign,
         "what computes": execution.compute,
         "site of new nodes": graph._current_site,
         "config": copy.copy(config),
@@ -119,10 +119,10 @@ def no_leaked_modes() -> Iterator[None]:
     yield
     after = _modes()
     changed = [name for name in before if after[name] != before[name]]
-    handle.grad_enabled = before["no_grad"]
+    tensor_base.grad_enabled = before["no_grad"]
     devices._default = before["default device"]
     graph.on_build = before["eager, or another hook on graph building"]
-    handle.on_assign = before["hook on assignment"]
+    tensor_base.on_assign = before["hook on assignment"]
     execution.compute = before["what computes"]
     graph._current_site = before["site of new nodes"]
     config.__dict__.update(before["config"].__dict__)

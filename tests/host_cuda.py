@@ -1,11 +1,11 @@
 """A GPU made of this machine's CPU: generated CUDA kernels compiled by g++, threads as fibers.
 
-It stands in for `minigrad.backend.cuda.runtime`, so that everything above runs as it does on a GPU:
-the same sources, tables, launches, graphs. It is strict where hardware is lenient: new memory holds
-NaN, threads run to the next barrier one after the other, in both directions (a value read too
-early is the poison or another's), a barrier that not every thread reaches is an error, and so is an
-access of an unaligned pack. Copies of batches happen as late as they may. Every source is compiled
-by NVRTC, too, where that is installed.
+It stands in for `minigrad.backend.cuda.runtime.runtime`, so that everything above runs as it does
+on a GPU: the same sources, tables, launches, graphs. It is strict where hardware is lenient: new
+memory holds NaN, threads run to the next barrier one after the other, in both directions (a value
+read too early is the poison or another's), a barrier that not every thread reaches is an error, and
+so is an access of an unaligned pack. Copies of batches happen as late as they may. Every source is
+compiled by NVRTC, too, where that is installed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from typing import Any
 import nvrtc
 
 from minigrad.backend.cache_directory import private_directory
-from minigrad.backend.cuda import cudnn, prelude, runtime
-from minigrad.backend.cuda.kernel import Kernel
-from minigrad.backend.cuda.loans import Loans
-from minigrad.backend.cuda.pinned import PinnedPool
+from minigrad.backend.cuda import prelude
+from minigrad.backend.cuda.contract import cudnn
+from minigrad.backend.cuda.runtime import runtime
+from minigrad.backend.cuda.runtime.jit import Kernel
+from minigrad.backend.cuda.runtime.loans import Loans
+from minigrad.backend.cuda.runtime.pinned import PinnedPool
 from minigrad.backend.debug import for_purpose
 from minigrad.errors import DeviceError
 

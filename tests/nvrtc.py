@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from minigrad.backend.cache_directory import private_directory
-from minigrad.backend.cuda.compiler import OPTIONS
-from minigrad.backend.cuda.kernel import Kernel
+from minigrad.backend.cuda.runtime.jit import Kernel
+from minigrad.backend.cuda.runtime.native import OPTIONS
 from minigrad.config import config
 
 # Where everything runs on the GPU's stand-in, machine code; else PTX, which takes half as long.

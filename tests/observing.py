@@ -52,12 +52,12 @@ class Watch:
         from minigrad.device import default_device
 
         if default_device().type == "cpu":
-            from minigrad.backend.cpu import jit
+            from minigrad.backend.cpu.runtime import jit
 
             return jit
-        from minigrad.backend.cuda import kernel
+        from minigrad.backend.cuda.runtime import jit
 
-        return kernel
+        return jit
 
 
 @pytest.fixture
@@ -94,8 +94,8 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     if not importlib.util.find_spec("numba"):
         return
-    from minigrad.backend.cpu import memory
-    from minigrad.backend.cpu.executable import Executable, arena
+    from minigrad.backend.cpu.runtime import memory
+    from minigrad.backend.cpu.runtime.executable import Executable, arena
 
     allocate, run = memory.Buffer.__init__, Executable.run
 
@@ -117,7 +117,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def live_bytes() -> int:
     """Bytes in the CPU's buffers, after a collection."""
-    from minigrad.backend.cpu import memory
+    from minigrad.backend.cpu.runtime import memory
 
     gc.collect()
     return memory.live_bytes

@@ -20,7 +20,7 @@ from minigrad.autodiff import gradients
 from minigrad.device import default_device
 from minigrad.dtype import DType, float64, int64
 from minigrad.graph import Node
-from minigrad.handle import wrap
+from minigrad.tensor_base import wrap
 
 EPS = 1e-5
 BN, ROW = (0, 2, 3), (1,)

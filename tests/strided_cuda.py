@@ -10,7 +10,7 @@ from strided_operands import Layout
 from minigrad.backend.cuda.backend import device
 from minigrad.backend.launch import Operand, Program
 from minigrad.dtype import BY_NAME, DType
-from minigrad.encoding import decode, encode
+from minigrad.interop.encoding import decode, encode
 
 POISON = b"\xff"  # NaN in every float type
 

@@ -12,7 +12,7 @@ from typing import Any
 from backend_harness import Prepared
 from hypothesis import strategies as st
 
-from minigrad.backend.cpu import memory
+from minigrad.backend.cpu.runtime import memory
 from minigrad.backend.launch import contiguous_strides
 from minigrad.dtype import as_dtype
 

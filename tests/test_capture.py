@@ -12,7 +12,7 @@ from observing import Watch, live_bytes
 
 import layers
 import minigrad as mg
-from minigrad import execution, graph, handle
+from minigrad import execution, graph, tensor_base
 from minigrad.errors import CaptureError
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -565,8 +565,8 @@ class TestRefused:
         with pytest.raises(ZeroDivisionError):
             g(*data[1])
         assert not execution.capturing()
-        assert handle.on_assign is None
-        assert handle.on_gradient is None
+        assert tensor_base.on_assign is None
+        assert tensor_base.on_gradient is None
         assert all(p.grad is None for p in training.model.parameters())
         assert all(p.node.storage is not None for p in training.model.parameters())
         assert training.state() == before
@@ -673,7 +673,7 @@ class TestMemory:
         assert sizes[-1] - sizes[1] < 50
 
     def test_a_replay_allocates_its_results_alone(self, on_cpu, monkeypatch):
-        from minigrad.backend.cpu import memory
+        from minigrad.backend.cpu.runtime import memory
 
         training = Training()
         step = mg.compile(training.step)
@@ -711,7 +711,7 @@ class TestMemory:
             add(x)
             held.append(hold(total))
             views.append(execution.export_bytes(total).cast("f"))
-        values = [h if isinstance(h, mg.Tensor) else handle.wrap(h) for h in held]
+        values = [h if isinstance(h, mg.Tensor) else tensor_base.wrap(h) for h in held]
         assert [v.item() for v in values] == [1, 2, 3, 4, 5, 6, 7]
         assert [v[0] for v in views] == [1, 2, 3, 4, 5, 6, 7]
 
@@ -729,7 +729,7 @@ class TestMemory:
         assert seen == [2, 4, 6, 8, 10, 12]
 
     def test_programs_share_one_arena(self, on_cpu):
-        from minigrad.backend.cpu.executable import arena
+        from minigrad.backend.cpu.runtime.executable import arena
 
         f = mg.compile(lambda x: ((x.sum(axis=0) * x).sum(axis=1) * x.T).sum())
         inputs = [mg.ones((n, n)) for n in (4, 512, 8)]

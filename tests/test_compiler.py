@@ -13,7 +13,7 @@ from observing import Watch
 import layers
 import minigrad as mg
 from minigrad import execution, ops
-from minigrad.compiler import memory as placing
+from minigrad.compiler import arena as placing
 from minigrad.device import default_device
 from minigrad.graph import const_value, iota
 

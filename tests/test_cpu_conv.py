@@ -29,8 +29,9 @@ from conv_definitions import (
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from minigrad.backend.cpu import conv, conv_lowering, machine, tables
-from minigrad.backend.cpu.conv_axis import Axis
+from minigrad.backend.cpu import kernel_text, machine
+from minigrad.backend.cpu.contract import conv, row_lowering
+from minigrad.backend.cpu.contract.axis import Axis
 from minigrad.backend.launch import Operand
 
 
@@ -88,7 +89,7 @@ def test_layers_and_their_gradients(name, direction, dtype):
 @pytest.mark.parametrize("direction", ["forward", "data", "weight"])
 @pytest.mark.parametrize("name", ["ragged", "stride 2", "lenet 1", "many channels", "one by one"])
 def test_images_larger_than_the_cache_go_by_bands(name, direction, budget, monkeypatch):
-    monkeypatch.setattr(conv_lowering, "_BLOCK_BYTES", budget)
+    monkeypatch.setattr(row_lowering, "_BLOCK_BYTES", budget)
     case = FORWARDS[name]
     if direction != "forward":
         case = backward_data(case, *case.x[2:]) if direction == "data" else backward_weight(case)
@@ -173,8 +174,8 @@ def test_broadcast_operands_have_strides_of_zero(which):
     st.sampled_from([256, 1 << 19]),
 )
 def test_any_parameters_and_any_strides(monkeypatch, case, dtype, serial_work, budget):
-    monkeypatch.setattr(tables, "_PARALLEL_WORK", serial_work)
-    monkeypatch.setattr(conv_lowering, "_BLOCK_BYTES", budget)
+    monkeypatch.setattr(kernel_text, "_PARALLEL_WORK", serial_work)
+    monkeypatch.setattr(row_lowering, "_BLOCK_BYTES", budget)
     check(case, dtype)
 
 

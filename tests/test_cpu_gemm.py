@@ -11,7 +11,9 @@ from functools import cache
 import pytest
 from backend_harness import Prepared
 
-from minigrad.backend.cpu import emitter, gemm, gemm_kernels, machine, micro
+from minigrad.backend.cpu import machine
+from minigrad.backend.cpu.contract import gemm, gemm_kernels, tiles
+from minigrad.backend.cpu.vector import builder
 from minigrad.backend.launch import Operand, Program
 from minigrad.dtype import BY_NAME
 
@@ -188,7 +190,7 @@ def test_packing_and_blocks(dtype, layouts):
 def check_packing(dtype, layouts):
     rng = random.Random(f"{dtype} {layouts}")
     _, vectors = gemm_kernels.tile_shape()
-    panel = vectors * emitter.lanes(dtype)
+    panel = vectors * builder.lanes(dtype)
     for sizes in [(1, 21, 2 * panel + 3, 37), (2, 9, 3 * panel - 1, 16), (1, 8, panel, 1)]:
         case = Case(rng, dtype, sizes, (*layouts, "row gaps"))
         expected = case.expected()
@@ -207,7 +209,7 @@ def check_packing(dtype, layouts):
 @pytest.mark.parametrize(("dtype", "vector_bytes"), [("float32", 16), ("float32", 32),
                                                      ("float64", 16), ("float64", 32)])  # fmt: skip
 def test_narrower_vectors(monkeypatch, dtype, vector_bytes):
-    made = (gemm_kernels.strided_tile, gemm_kernels.turned_block, micro.copy_prefix)
+    made = (gemm_kernels.strided_tile, gemm_kernels.turned_block, tiles.copy_prefix)
     monkeypatch.setattr(machine, "vector_bytes", cache(lambda: vector_bytes))
     for function in made:
         function.cache_clear()

@@ -26,7 +26,7 @@ from window_definitions import (
     values,
 )
 
-from minigrad.backend.cpu import window
+from minigrad.backend.cpu.window import window
 
 
 @settings(deadline=None, max_examples=150)

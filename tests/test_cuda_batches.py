@@ -14,8 +14,9 @@ from host_cuda import HostRuntime
 import layers
 import minigrad as mg
 from minigrad import nn
-from minigrad.backend.cuda import batches, pinned, runtime
-from minigrad.backend.cuda.pinned import PinnedPool
+from minigrad.backend.cuda import batches
+from minigrad.backend.cuda.runtime import pinned, runtime
+from minigrad.backend.cuda.runtime.pinned import PinnedPool
 from minigrad.data import Compose, DataLoader, Normalize, RandomCrop, RandomHorizontalFlip
 from minigrad.data.dataset import TensorDataset, shaped
 

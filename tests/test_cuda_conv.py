@@ -27,10 +27,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad.backend.cuda import conv, cudnn
 from minigrad.backend.cuda.backend import device as cuda_device
-from minigrad.backend.cuda.conv_kernels import POINTS
-from minigrad.backend.cuda.conv_problems import phases
+from minigrad.backend.cuda.contract import conv, cudnn
+from minigrad.backend.cuda.contract.conv_kernels import POINTS
+from minigrad.backend.cuda.contract.conv_problems import phases
 from minigrad.backend.launch import Operand, Program
 from minigrad.device import devices
 from minigrad.dtype import DType, as_dtype

@@ -16,12 +16,12 @@ import layers
 import minigrad as mg
 from minigrad import optim
 from minigrad.backend.cuda import backend as cuda
-from minigrad.backend.cuda.executable import MOST_GRAPHS
-from minigrad.backend.cuda.kernel import compile_kernel
-from minigrad.backend.cuda.memory import BorrowedBuffer
+from minigrad.backend.cuda.runtime.executable import MOST_GRAPHS
+from minigrad.backend.cuda.runtime.jit import compile_kernel
+from minigrad.backend.cuda.runtime.memory import BorrowedBuffer
 from minigrad.errors import DeviceError
 from minigrad.graph import leaf
-from minigrad.handle import wrap
+from minigrad.tensor_base import wrap
 
 runtime = cuda.device(0).runtime
 pytestmark = [

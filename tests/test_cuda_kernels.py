@@ -30,7 +30,7 @@ from minigrad import ops
 from minigrad.backend.cuda import kernel_text, scatter_add
 from minigrad.device import as_device
 from minigrad.dtype import BY_NAME
-from minigrad.handle import wrap
+from minigrad.tensor_base import wrap
 
 pytestmark = pytest.mark.skipif(
     devices.devices()["cuda"] != "usable", reason=f"cuda: {devices.devices()['cuda']}"

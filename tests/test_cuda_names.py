@@ -25,11 +25,11 @@ import fake_cupy
 import host_cuda
 import pytest
 
-from minigrad.backend.cuda import cublas, gemm
-from minigrad.backend.cuda import runtime as cuda_runtime
 from minigrad.backend.cuda.backend import Backend
-from minigrad.backend.cuda.kernel import Kernel
+from minigrad.backend.cuda.contract import cublas, gemm
 from minigrad.backend.cuda.packing import _copier, packed
+from minigrad.backend.cuda.runtime import runtime as cuda_runtime
+from minigrad.backend.cuda.runtime.jit import Kernel
 from minigrad.backend.launch import Operand, Program
 from minigrad.config import config
 from minigrad.dtype import float32, float64
@@ -126,7 +126,9 @@ def backend(monkeypatch, tmp_path):
         pytest.skip("no g++ to compile kernels with")
     fake_cupy.install(monkeypatch)
     monkeypatch.setattr(cuda_runtime, "runtimes", cuda_runtime.Runtime)
-    monkeypatch.setattr("minigrad.backend.cuda.compiler.private_directory", lambda name: tmp_path)
+    monkeypatch.setattr(
+        "minigrad.backend.cuda.runtime.native.private_directory", lambda name: tmp_path
+    )
     fake_cupy.compiled.clear()
     cublas.library.cache_clear()
     yield Backend(1)

@@ -14,8 +14,8 @@ from host_cuda import HostRuntime
 from test_cuda_conv import arriving, run
 
 import minigrad as mg
-from minigrad.backend.cuda import cudnn
 from minigrad.backend.cuda.backend import device as cuda_device
+from minigrad.backend.cuda.contract import cudnn
 from minigrad.backend.launch import contiguous_strides
 from minigrad.config import config
 from minigrad.device import devices

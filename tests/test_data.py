@@ -415,7 +415,7 @@ def test_tensor_dataset_conversions():
 
 def test_import_is_light():
     code = (
-        "import sys, minigrad.data, minigrad.io;"
+        "import sys, minigrad.data, minigrad.interop.safetensors;"
         "heavy = {'numpy', 'numba', 'cupy', 'tqdm', 'safetensors', 'urllib.request', 'tarfile'};"
         "sys.exit(', '.join(heavy & set(sys.modules)) or None)"
     )

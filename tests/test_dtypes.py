@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad import ops
 from minigrad.dtype import BY_NAME, PRECISION, DType, of_scalar, promote
-from minigrad.encoding import decode, encode
 from minigrad.graph import Node, leaf, topological
-from minigrad.handle import wrap
+from minigrad.interop.encoding import decode, encode
+from minigrad.tensor_base import wrap
 
 HALVES = [mg.float16, mg.bfloat16]
 PATTERNS = memoryview(array.array("H", range(2**16))).cast("B")

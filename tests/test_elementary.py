@@ -19,10 +19,10 @@ import pytest
 from numba import njit, types
 
 import minigrad as mg
-from minigrad.backend.cpu import elementary, elementary_tails, intrinsics
-from minigrad.backend.cpu.native import FASTMATH
+from minigrad.backend.cpu.runtime.native import FASTMATH
+from minigrad.backend.cpu.vector import elementary, intrinsics, tails
 
-# The errors that elementary.py and elementary_tails.py promise. The goal is 2, and 4 for pow; erfc,
+# The errors that elementary.py and tails.py promise. The goal is 2, and 4 for pow; erfc,
 # which only derivatives need, misses it.
 LIMIT = {
     "exp": 1.05, "log": 0.94, "sin": 1.5, "cos": 1.5, "tanh": 1.5, "erf": 1.3, "pow": 0.54,
@@ -249,7 +249,7 @@ def test_float64_error(name, intervals):
 def test_loops_are_vectorized(name, dtype):
     if dtype == "float64" and name in ("sin", "cos", "pow"):
         pytest.skip("libm's")
-    module = elementary if hasattr(elementary, f"{name}_of") else elementary_tails
+    module = elementary if hasattr(elementary, f"{name}_of") else tails
     function = getattr(module, f"{name}_of")
     read = getattr(intrinsics, f"read_{dtype}")
     write = getattr(intrinsics, f"write_{dtype}_0")

@@ -10,7 +10,7 @@ import reference
 import minigrad as mg
 from minigrad import execution, graph, ops
 from minigrad.graph import Primitive, register
-from minigrad.handle import wrap
+from minigrad.tensor_base import wrap
 
 
 @pytest.fixture

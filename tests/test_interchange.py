@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import minigrad as mg
-from minigrad import dlpack
-from minigrad.interchange import from_memory
+from minigrad.interop import dlpack
+from minigrad.interop.arrays import from_memory
 from minigrad.tensor import wrap
 
 pytestmark = pytest.mark.usefixtures("on_cpu")

@@ -20,11 +20,11 @@ import pytest
 
 import minigrad as mg
 from minigrad import device as devices
-from minigrad import dlpack, interchange
 from minigrad.backend.cuda import backend as cuda_backend
-from minigrad.backend.cuda import runtime
-from minigrad.backend.cuda.loans import Loans
+from minigrad.backend.cuda.runtime import runtime
+from minigrad.backend.cuda.runtime.loans import Loans
 from minigrad.device import backend_of
+from minigrad.interop import arrays, dlpack
 
 OURS = host_cuda.HostRuntime.stream_pointer
 THEIRS = 0x7EE
@@ -327,7 +327,7 @@ class TestCudaArrayInterfaceOut:
         place, _ = x.__cuda_array_interface__["data"]
         assert x.__cuda_array_interface__["data"] == (place, False)
         storage = weakref.ref(x.node.storage)
-        before = len(interchange._pointed_at)
+        before = len(arrays._pointed_at)
         x += 5.0
         mg.evaluate(x)
         gc.collect()
@@ -335,7 +335,7 @@ class TestCudaArrayInterfaceOut:
         assert x.__cuda_array_interface__["data"] != (place, False)
         del x
         gc.collect()
-        assert len(interchange._pointed_at) == before - 1
+        assert len(arrays._pointed_at) == before - 1
         mg.synchronize("cuda")
         assert storage() is None
 

@@ -12,7 +12,7 @@ import pytest
 
 import minigrad as mg
 from minigrad.errors import DataError
-from minigrad.io import load_metadata, replacing
+from minigrad.interop.safetensors import load_metadata, replacing
 
 State = dict[str, mg.Tensor]
 
@@ -153,7 +153,7 @@ def test_failures_leave_the_old_file(tmp_path, monkeypatch, step, error):
 def test_a_full_disk_is_an_os_error(tmp_path):
     code = (
         "import os, sys, resource\n"
-        "from minigrad.io import replacing\n"
+        "from minigrad.interop.safetensors import replacing\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "with replacing(sys.argv[1]) as file: file.write(bytes(1_000_000))\n"

@@ -23,7 +23,7 @@ import warnings
 warnings.simplefilter("always")
 {before}
 import minigrad as mg
-from minigrad.backend.cpu import jit
+from minigrad.backend.cpu.runtime import jit
 
 assert (mg.tensor([1.0, 2.0]) * 3).tolist() == [3, 6]
 assert (mg.tensor([1.0, 2.0]).sum() + 1).item() == 4

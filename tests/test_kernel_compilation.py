@@ -13,7 +13,12 @@ import pytest
 numba = pytest.importorskip("numba")
 
 from minigrad.backend import cache_directory  # noqa: E402
-from minigrad.backend.cpu import driver, helpers, jit, kernel_cache  # noqa: E402
+from minigrad.backend.cpu.runtime import (  # noqa: E402
+    compile_workers,
+    driver,
+    jit,
+    kernel_cache,
+)
 
 NUMBERS = range(8)
 
@@ -40,14 +45,14 @@ def stored(kernel: jit.Kernel) -> int:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list]:
     """The helpers of each batch."""
     seen = []
-    start = helpers._start
+    start = compile_workers._start
 
     def remember(*args):
         seen.append(start(*args))
         return seen[-1]
 
-    monkeypatch.setattr(helpers, "_start", remember)
-    monkeypatch.setattr(helpers, "most", None)
+    monkeypatch.setattr(compile_workers, "_start", remember)
+    monkeypatch.setattr(compile_workers, "most", None)
     monkeypatch.setattr(driver, "num_threads", lambda: 2)
     return seen
 
@@ -66,7 +71,7 @@ def test_a_helper_compiles_what_it_is_given(kernels, started):
     for kernel in given:
         kernel_cache.store_source(kernel.entry, kernel.text)
     until = time.monotonic() + 120
-    with helpers.at_work([kernel.entry for kernel in given]):
+    with compile_workers.at_work([kernel.entry for kernel in given]):
         while not all(kernel_cache.load(kernel.entry) for kernel in given):
             assert time.monotonic() < until
             time.sleep(0.05)
@@ -107,10 +112,10 @@ def test_an_entry_is_compiled_by_one_process_at_a_time(kernels):
     kernel_cache.store_source(kernel.entry, kernel.text)
     with kernel_cache.locked(kernel.entry, wait=True) as ours:
         assert ours
-        assert helpers.object_code(kernel.entry, kernel.text, wait=False) == (None, False)
-    code, here = helpers.object_code(kernel.entry, kernel.text, wait=False)
+        assert compile_workers.object_code(kernel.entry, kernel.text, wait=False) == (None, False)
+    code, here = compile_workers.object_code(kernel.entry, kernel.text, wait=False)
     assert here
-    assert helpers.object_code(kernel.entry, kernel.text) == (code, False)
+    assert compile_workers.object_code(kernel.entry, kernel.text) == (code, False)
 
 
 def test_an_error_in_a_kernel_shows_its_line():

@@ -18,7 +18,7 @@ from minigrad.errors import DeviceError
 
 pytest.importorskip("numba")
 
-from minigrad.backend.cpu import memory
+from minigrad.backend.cpu.runtime import memory
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

@@ -16,7 +16,7 @@ from minigrad.device import cpu
 from minigrad.dtype import bool_, float32, float64, int32, int64, uint8
 from minigrad.errors import GradientError
 from minigrad.graph import Node, const
-from minigrad.handle import wrap
+from minigrad.tensor_base import wrap
 from minigrad.testing import gradcheck
 
 # Relative to the largest element. float32 kernels add in float32 within a block.

@@ -20,8 +20,8 @@ from minigrad.compiler.plan import structure
 from minigrad.device import default_device
 from minigrad.dtype import float32
 from minigrad.graph import Node, const_value, topological
-from minigrad.handle import wrap
 from minigrad.rewrite import STATEMENTS, cost, simplify
+from minigrad.tensor_base import wrap
 
 affine = ((3,), (3,))
 BATCH_NORM = partial(R.layer, lambda x, g, b: nn.batch_norm(x, None, None, g, b, True), *affine)

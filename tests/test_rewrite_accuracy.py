@@ -17,8 +17,8 @@ from minigrad import Tensor, nn
 from minigrad.device import cpu
 from minigrad.dtype import DType, float32, float64
 from minigrad.graph import Node
-from minigrad.handle import wrap
 from minigrad.rewrite import simplify
+from minigrad.tensor_base import wrap
 
 
 def exactly(x: float) -> float:

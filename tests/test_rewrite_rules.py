@@ -16,9 +16,9 @@ from minigrad.dtype import float64, int64
 from minigrad.graph import Node, const, iota, topological
 from minigrad.ops.control import variable
 from minigrad.rewrite import RULES, STATEMENTS, Sum, simplify
-from minigrad.rewrite.nest import nested
+from minigrad.rewrite.nested_sums import nested
+from minigrad.rewrite.node_builder import NodeBuilder
 from minigrad.rewrite.rules import Parts, by_coefficient
-from minigrad.rewrite.table import Table
 from minigrad.rewrite.terms import MOST_FACTORS, ONE, Terms, key_of, meant, ratio, times
 from minigrad.rewrite.views import refine
 from minigrad.rewrite.walk import MOST_NESTED, Simplifier
@@ -33,7 +33,7 @@ class Region:
     def __init__(self) -> None:
         self.leaves = Leaves(3)
         full = self.leaves(*FULL).node
-        self.table = Table([])
+        self.table = NodeBuilder([])
         self.algebra = Simplifier(self.table, lambda n: False)
         self.algebra.run([full], [full])
 
@@ -339,7 +339,7 @@ def test_views():
     x = Leaves()(4, 6).node
     fine = ops.reshape(x * 2.0, shape=(4, 2, 3))
     old = [ops.sum_(x * 2.0, axes=(1,)), ops.sum_(fine, axes=(2,))]
-    table = Table(topological(old))
+    table = NodeBuilder(topological(old))
     new, changed = refine(topological(old), old, table)
     assert changed
     for a, b in zip(old, new, strict=True):
@@ -353,7 +353,7 @@ def test_nested_sums():
     x = Leaves()(*FULL).node
     for axes in [((0,), (0, 1)), ((0, 1), (1, 2))]:
         old = [ops.sum_(x, axes=a) for a in axes]
-        new = nested(old, Table(topological(old)))
+        new = nested(old, NodeBuilder(topological(old)))
         for a, b in zip(old, new, strict=True):
             assert a.shape == b.shape
             assert equal(evaluate(a), evaluate(b))
@@ -457,7 +457,7 @@ def test_a_table_takes_nothing_from_the_process():
     x = Leaves()(2, 2).node
     computed = x * x
     computed.storage = x.storage
-    table = Table([x])
+    table = NodeBuilder([x])
     table.here = x
     again = table.mul(x, x)
     assert again is not computed
@@ -469,13 +469,13 @@ def test_a_variable_is_a_leaf_unless_it_copies_what_needs_a_gradient():
     x = Leaves()(2, 2).node
     for source, merged in ((ops.stop_gradient(x), True), (x, False)):
         roots = [ops.tanh(x), ops.tanh(variable(source))]
-        table = Table(topological(roots))
+        table = NodeBuilder(topological(roots))
         out = Simplifier(table, lambda n: True).run(topological(roots), roots)
         assert (out[0] is out[1]) == merged
 
 
 def test_constants_stay_of_their_dtype():
-    table = Table([])
+    table = NodeBuilder([])
     x = Leaves()(2, 2).node
     table.here = x
     assert table.number(2, x).dtype is float64

@@ -17,8 +17,8 @@ from minigrad import Tensor, ops
 from minigrad.device import default_device
 from minigrad.dtype import float64
 from minigrad.graph import Node, const_value, topological
-from minigrad.handle import wrap
 from minigrad.rewrite import HIDING, cost, simplify
+from minigrad.tensor_base import wrap
 
 SPECIAL = [math.nan, math.inf, -math.inf, 0.0, -2.0, 3.0]
 

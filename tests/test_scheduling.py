@@ -8,16 +8,9 @@ from test_compiler import check, random_tensor, standardized
 
 import layers
 import minigrad as mg
-from minigrad.backend.cpu import (
-    backend,
-    lane_loops,
-    loop_emitter,
-    loops,
-    retain,
-    row_loops,
-    split,
-)
+from minigrad.backend.cpu import backend
 from minigrad.backend.cpu.machine import Cache, second_cache
+from minigrad.backend.cpu.nests import lanes, loops, retain, rows, split, writer
 from minigrad.backend.launch import Program
 from minigrad.backend.loopnest import Access, LoopNest, Reduction, independent_points
 from minigrad.backend.recompute import worth_keeping
@@ -32,10 +25,10 @@ def cores(monkeypatch: pytest.MonkeyPatch):
     """Plans are made for this many cores; those that are missing take turns. No size is small."""
     for module in (fuse, split):
         monkeypatch.setattr(module, "SMALL", 0)
-    monkeypatch.setattr(loop_emitter, "PARALLEL_FROM", 0)
+    monkeypatch.setattr(writer, "PARALLEL_FROM", 0)
 
     def pretend(n: int) -> None:
-        for module in (backend, lane_loops, loop_emitter, loops):
+        for module in (backend, lanes, writer, loops):
             monkeypatch.setattr(module, "num_threads", lambda: n)
 
     return pretend
@@ -132,7 +125,7 @@ class TestSlices:
 
     def retained(self, shape, strides, cache=CACHE):
         nest = self.nest(shape, strides)
-        emitter = row_loops.RowLoops(Program(first_scratch=2), nest)
+        emitter = rows.RowLoops(Program(first_scratch=2), nest)
         far = retain.far_accesses(nest, cache)
         return retain.retained(nest, emitter.varies, far, cache)
 
@@ -153,7 +146,7 @@ class TestSlices:
         """Each task has slices of its own; small caches make more of them, and none."""
         cores(n)
         for cache in (Cache(64 << 10, 64), Cache(8 << 10, 2), second_cache()):
-            monkeypatch.setattr(row_loops, "second_cache", lambda cache=cache: cache)
+            monkeypatch.setattr(rows, "second_cache", lambda cache=cache: cache)
             plan._plans.clear()
             x = mg.tensor(random_tensor(*shape), requires_grad=True)
             g = random_tensor(*shape, seed=1)

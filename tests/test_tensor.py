@@ -13,7 +13,7 @@ import pytest
 import reference
 
 import minigrad as mg
-from minigrad import handle
+from minigrad import tensor_base
 from minigrad.tensor import Tensor, nodes_of, wrap
 
 
@@ -183,7 +183,7 @@ def test_assign() -> None:
 
 def test_assignments_are_heard() -> None:
     heard: list[Any] = []
-    handle.on_assign = lambda t, node: heard.append((t, node))
+    tensor_base.on_assign = lambda t, node: heard.append((t, node))
     try:
         x = mg.zeros(2)
         p = mg.zeros(2, requires_grad=True)
@@ -192,7 +192,7 @@ def test_assignments_are_heard() -> None:
         x += 1.0
         p.assign(2.0)
     finally:
-        handle.on_assign = None
+        tensor_base.on_assign = None
     assert [(t is u, n is m) for (t, n), u, m in zip(heard, (x, p), before, strict=True)] == [
         (True, True),
         (True, True),

@@ -124,7 +124,7 @@ def train(
 @pytest.fixture
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches this small are no work for threads, which on a busy machine wait for one another."""
-    driver = pytest.importorskip("minigrad.backend.cpu.driver")
+    driver = pytest.importorskip("minigrad.backend.cpu.runtime.driver")
     monkeypatch.setattr(driver, "_THREADS", 1)
 
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 from minigrad.backend.launch import Operand, contiguous_strides
 
 
-def require_numeric(where: str, first: Operand, *others: Operand) -> None:
+def require_numeric(caller: str, first: Operand, *others: Operand) -> None:
     """Raise TypeError unless the operands share one dtype, and it is not bool."""
     if first.dtype.kind == "bool" or any(o.dtype != first.dtype for o in others):
         found = ", ".join(o.dtype.name for o in (first, *others))
         raise TypeError(
-            f"{where}: expected operands of one numeric dtype, got {found}. Cast first."
+            f"{caller}: expected operands of one numeric dtype, got {found}. Cast first."
         )
 
 
-def require_indexed(where: str, whole: Operand, part: Operand, indices: Operand) -> None:
+def require_indexed(caller: str, whole: Operand, part: Operand, indices: Operand) -> None:
     """Raise unless `indices` can pick `part`, or add it up, along the middle axis of `whole`."""
     if whole.dtype != part.dtype:
-        raise TypeError(f"{where}: expected one dtype, got {whole.dtype.name}, {part.dtype.name}.")
+        raise TypeError(f"{caller}: expected one dtype, got {whole.dtype.name}, {part.dtype.name}.")
     if indices.dtype.name not in ("int32", "int64"):
         raise TypeError(
-            f"{where}: expected int32 or int64 indices, got {indices.dtype.name}. Cast them."
+            f"{caller}: expected int32 or int64 indices, got {indices.dtype.name}. Cast them."
         )
     if whole.shape[1] == 0 and part.size:
-        raise IndexError(f"{where}: expected a non-empty axis to index, got shape {whole.shape}.")
+        raise IndexError(f"{caller}: expected a non-empty axis to index, got shape {whole.shape}.")
 
 
 def require_additive(out: Operand) -> None:
@@ -32,10 +32,10 @@ def require_additive(out: Operand) -> None:
         raise TypeError("scatter_add: expected a numeric dtype, got bool. Cast first.")
 
 
-def out_of_range(where: str, length: int) -> str:
+def out_of_range(caller: str, length: int) -> str:
     """What a program raises that met an index outside an axis of `length`."""
     return (
-        f"{where}: expected indices in [{-length}, {length}), got {{value}}. "
+        f"{caller}: expected indices in [{-length}, {length}), got {{value}}. "
         "Check the indices, or the axis they index."
     )
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from minigrad.backend.launch import Call, Operand, Program
 from minigrad.backend.loopnest import LoopNest, Store, simplified
+from minigrad.compiler.build_nest import NestBuilder, point
 from minigrad.compiler.fuse import Group
 from minigrad.compiler.layout import collapsed, dense, identity_index, transposed
 from minigrad.compiler.materialize import Placement
-from minigrad.compiler.nest import NestBuilder, point
 from minigrad.device import cpu
 from minigrad.graph import Node, const_op
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from minigrad import graph
 from minigrad.backend.launch import Program
-from minigrad.compiler import memory
+from minigrad.compiler import arena
 from minigrad.compiler.fuse import fuse
 from minigrad.compiler.lower import Lowering
 from minigrad.compiler.materialize import Placement
@@ -85,11 +85,11 @@ class Plan:
             if placement.slots[n.id] not in fresh
         }
         sizes.update({program.first_scratch + i: n for i, n in enumerate(program.scratch)})
-        offsets, arena = memory.place(sizes, memory.lifetimes(program))
-        self.arena_bytes = arena
+        offsets, nbytes = arena.place(sizes, arena.lifetimes(program))
+        self.arena_bytes = nbytes
         bound = [*range(input_slots), *fresh]
         constant_types = [n.dtype for n in lowering.constants]
-        self.executable = backend.executable(program, offsets, arena, bound, constant_types)
+        self.executable = backend.executable(program, offsets, nbytes, bound, constant_types)
         self._backend = backend
 
     def constant_values(self, nodes: Sequence[Node]) -> list[float]:
@@ -138,7 +138,7 @@ def structure(nodes: Sequence[Node], wanted: Sequence[Node]) -> Any:
             inputs = tuple([number[m.id] for m in n.inputs])
             attrs = () if n.op.name == "variable" else tuple(n.attrs.values())
             parts.append((n.op.name, n.dtype.name, inputs, attrs))
-    derived = tuple([n.order > 0 for n in nodes]) if level else None
+    derived = tuple([n.derivative_order > 0 for n in nodes]) if level else None
     places = tuple([number[n.id] for n in wanted])
     return str(nodes[0].device), tuple(parts), places, derived, level
 

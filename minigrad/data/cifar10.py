@@ -132,23 +132,23 @@ def _read_archive(archive: Path, names: tuple[str, ...]) -> Iterator[tuple[str, 
         )
 
 
-def _check_size(where: str, size: int) -> None:
+def _check_size(caller: str, size: int) -> None:
     expected = RECORDS * (1 + PIXELS)
     if size != expected:
         raise DataError(
-            f"{where}: expected {expected} bytes ({RECORDS} records of {1 + PIXELS}), got {size}. "
+            f"{caller}: expected {expected} bytes ({RECORDS} records of {1 + PIXELS}), got {size}. "
             "The file is truncated or not CIFAR-10's binary version; download it again."
         )
 
 
-def _unpack(where: str, data: bytes, start: int, pixels: bytearray, labels: bytearray) -> None:
+def _unpack(caller: str, data: bytes, start: int, pixels: bytearray, labels: bytearray) -> None:
     """Split records (label byte, then pixels) into the two blocks, from image `start` on."""
     record = 1 + PIXELS
     found = data[::record]
     if max(found) >= len(CLASSES):
         bad = next(i for i, label in enumerate(found) if label >= len(CLASSES))
         raise DataError(
-            f"{where}: expected labels 0..{len(CLASSES) - 1}, got {found[bad]} in record {bad}. "
+            f"{caller}: expected labels 0..{len(CLASSES) - 1}, got {found[bad]} in record {bad}. "
             "The file is corrupted; download it again."
         )
     labels[start : start + RECORDS] = found

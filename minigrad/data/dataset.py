@@ -8,8 +8,8 @@ from contextlib import suppress
 from math import prod
 from typing import Any
 
-from minigrad.encoding import decode
-from minigrad.handle import Handle
+from minigrad.interop.encoding import decode
+from minigrad.tensor_base import TensorBase
 
 Shape = tuple[int, ...]
 
@@ -143,7 +143,7 @@ def _memoryview(values: Any) -> memoryview[Any]:
     from minigrad import asarray
     from minigrad.execution import export_bytes
 
-    if not isinstance(values, Handle):  # whose halves no memoryview reads everywhere
+    if not isinstance(values, TensorBase):  # whose halves no memoryview reads everywhere
         with suppress(TypeError):
             return memoryview(values)
     tensor = asarray(values)

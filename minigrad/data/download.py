@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minigrad.errors import DataError
-from minigrad.io import replacing
+from minigrad.interop.safetensors import replacing
 
 _CHUNK = 1 << 18  # bytes
 _TIMEOUT = 60  # seconds without a byte
@@ -84,6 +84,6 @@ def _file_md5(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _check(where: str, got: str, expected: str, advice: str) -> None:
+def _check(caller: str, got: str, expected: str, advice: str) -> None:
     if got != expected:
-        raise DataError(f"{where}: expected MD5 {expected}, got {got}. {advice}")
+        raise DataError(f"{caller}: expected MD5 {expected}, got {got}. {advice}")

@@ -15,7 +15,7 @@ from minigrad.data.transforms import plan_batches
 from minigrad.device import Device, as_device, backend_of
 from minigrad.dtype import float32, int64
 from minigrad.graph import leaf
-from minigrad.handle import wrap
+from minigrad.tensor_base import wrap
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor

@@ -8,12 +8,12 @@ import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from minigrad import handle, ops
+from minigrad import ops, tensor_base
 from minigrad.device import Device
 from minigrad.dtype import DType, accumulator, of_scalar, promote
 from minigrad.graph import Node, Number, Shape, const
-from minigrad.handle import Handle
 from minigrad.ops.control import stop_gradient
+from minigrad.tensor_base import TensorBase
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 _RANGES = {"uint8": (0, 2**8 - 1), "int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
 
 
-def node_of(where: str, x: Any) -> Node:
+def node_of(caller: str, x: Any) -> Node:
     """The node of a Tensor argument."""
-    if isinstance(x, Handle):
+    if isinstance(x, TensorBase):
         node = x._node
-        return node if handle.grad_enabled else stop_gradient(node)
+        return node if tensor_base.grad_enabled else stop_gradient(node)
     raise TypeError(
-        f"{where}: expected a Tensor, got {type(x).__name__}. Make one with minigrad.asarray()."
+        f"{caller}: expected a Tensor, got {type(x).__name__}. Make one with minigrad.asarray()."
     )
 
 
-def number(where: str, value: Any) -> Number:
+def number(caller: str, value: Any) -> Number:
     """A Python number of any real number, NumPy's scalars among them."""
     if type(value) in (float, int, bool):
         return value
@@ -43,54 +43,54 @@ def number(where: str, value: Any) -> Number:
     if isinstance(value, numbers.Real):
         return float(value)
     raise TypeError(
-        f"{where}: expected a Tensor or a real number, got {type(value).__name__}. "
+        f"{caller}: expected a Tensor or a real number, got {type(value).__name__}. "
         "Make a Tensor of array data with minigrad.asarray()."
     )
 
 
-def constant(where: str, value: Number, dtype: DType, device: Device, shape: Shape) -> Node:
+def constant(caller: str, value: Number, dtype: DType, device: Device, shape: Shape) -> Node:
     """`value` as a node; an integer must fit its dtype."""
     if dtype.kind in ("int", "uint"):
         low, high = _RANGES[dtype.name]
         if not low <= value <= high:
             raise ValueError(
-                f"{where}: expected a number that {dtype.name} can hold, got {value}. "
+                f"{caller}: expected a number that {dtype.name} can hold, got {value}. "
                 "Use astype() on the tensor."
             )
     return const(value, dtype, device, shape)
 
 
-def pair(where: str, a: Operand, b: Operand) -> tuple[Node, Node]:
+def pair(caller: str, a: Operand, b: Operand) -> tuple[Node, Node]:
     """Two operands in one dtype and one shape. A Python number takes the tensor's dtype."""
-    if isinstance(a, Handle):
+    if isinstance(a, TensorBase):
         x = a._node
-        y = b._node if isinstance(b, Handle) else None
-    elif isinstance(b, Handle):
+        y = b._node if isinstance(b, TensorBase) else None
+    elif isinstance(b, TensorBase):
         x, y = None, b._node
     else:
         raise TypeError(
-            f"{where}: expected at least one Tensor, got {type(a).__name__} and "
+            f"{caller}: expected at least one Tensor, got {type(a).__name__} and "
             f"{type(b).__name__}. Make one with minigrad.asarray()."
         )
-    if not handle.grad_enabled:
+    if not tensor_base.grad_enabled:
         x = None if x is None else stop_gradient(x)
         y = None if y is None else stop_gradient(y)
     if x is None:
         assert y is not None
-        value = number(where, a)
+        value = number(caller, a)
         dtype = of_scalar(value, y.dtype)
         y = as_type(y, dtype)
-        return constant(where, value, dtype, y.device, y.shape), y
+        return constant(caller, value, dtype, y.device, y.shape), y
     if y is None:
-        value = number(where, b)
+        value = number(caller, b)
         dtype = of_scalar(value, x.dtype)
         x = as_type(x, dtype)
-        return x, constant(where, value, dtype, x.device, x.shape)
+        return x, constant(caller, value, dtype, x.device, x.shape)
     if x.dtype is not y.dtype:
         dtype = promote(x.dtype, y.dtype)
         x, y = as_type(x, dtype), as_type(y, dtype)
     if x.shape != y.shape:
-        shape = broadcast_shape(where, x.shape, y.shape)
+        shape = broadcast_shape(caller, x.shape, y.shape)
         x, y = expand_to(x, shape), expand_to(y, shape)
     return x, y
 
@@ -122,7 +122,7 @@ def as_truth(x: Node) -> Node:
     return ops.bitwise_invert(ops.equal(x, ops.zeros_like(x)))
 
 
-def broadcast_shape(where: str, *shapes: Shape) -> Shape:
+def broadcast_shape(caller: str, *shapes: Shape) -> Shape:
     """The shape that all of `shapes` broadcast to."""
     ndim = max(len(s) for s in shapes)
     result = [1] * ndim
@@ -131,7 +131,7 @@ def broadcast_shape(where: str, *shapes: Shape) -> Shape:
             if n != 1 and result[axis] not in (1, n):
                 listed = " and ".join(str(s) for s in shapes)
                 raise ValueError(
-                    f"{where}: expected shapes that broadcast, got {listed}: axis {axis - ndim} "
+                    f"{caller}: expected shapes that broadcast, got {listed}: axis {axis - ndim} "
                     f"has extents {result[axis]} and {n}. Line the axes up from the right, or "
                     "insert one with expand_dims()."
                 )
@@ -150,41 +150,41 @@ def expand_to(x: Node, shape: Shape) -> Node:
     return x if x.shape == shape else ops.expand(x, shape=shape)
 
 
-def one_axis(where: str, axis: int, ndim: int) -> int:
+def one_axis(caller: str, axis: int, ndim: int) -> int:
     """An axis counted from the left, from one counted from either end."""
     try:
         index = operator.index(axis)
     except TypeError:
-        raise TypeError(f"{where}: expected an integer axis, got {type(axis).__name__}.") from None
+        raise TypeError(f"{caller}: expected an integer axis, got {type(axis).__name__}.") from None
     if not -ndim <= index < ndim:
         if ndim == 0:
-            raise ValueError(f"{where}: expected no axis for a tensor of shape (), got {index}.")
-        raise ValueError(f"{where}: expected an axis in {-ndim}..{ndim - 1}, got {index}.")
+            raise ValueError(f"{caller}: expected no axis for a tensor of shape (), got {index}.")
+        raise ValueError(f"{caller}: expected an axis in {-ndim}..{ndim - 1}, got {index}.")
     return index + ndim if index < 0 else index
 
 
-def some_axes(where: str, axis: Axis, ndim: int) -> tuple[int, ...]:
+def some_axes(caller: str, axis: Axis, ndim: int) -> tuple[int, ...]:
     """Axes in ascending order; None means all."""
     if axis is None:
         return tuple(range(ndim))
     if isinstance(axis, int):
-        return (one_axis(where, axis, ndim),)
-    axes = sorted(one_axis(where, a, ndim) for a in axis)
+        return (one_axis(caller, axis, ndim),)
+    axes = sorted(one_axis(caller, a, ndim) for a in axis)
     if len(set(axes)) != len(axes):
-        raise ValueError(f"{where}: expected distinct axes, got {tuple(axis)}.")
+        raise ValueError(f"{caller}: expected distinct axes, got {tuple(axis)}.")
     return tuple(axes)
 
 
-def as_shape(where: str, shape: int | Sequence[int]) -> Shape:
+def as_shape(caller: str, shape: int | Sequence[int]) -> Shape:
     """A shape from one extent or several."""
     try:
-        single = hasattr(shape, "__index__") and not isinstance(shape, Handle)
+        single = hasattr(shape, "__index__") and not isinstance(shape, TensorBase)
         extents: Any = (shape,) if single else shape
         result = tuple([operator.index(n) for n in extents])
     except TypeError:
-        raise TypeError(f"{where}: expected a shape of integers, got {shape!r}.") from None
+        raise TypeError(f"{caller}: expected a shape of integers, got {shape!r}.") from None
     if any(n < 0 for n in result):
-        raise ValueError(f"{where}: expected extents of 0 or more, got {result}.")
+        raise ValueError(f"{caller}: expected extents of 0 or more, got {result}.")
     return result
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigrad import ops
 from minigrad.functions.arguments import node_of
-from minigrad.handle import Handle, wrap
+from minigrad.tensor_base import TensorBase, wrap
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -33,7 +33,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(f)
     def recomputed(*args: Any, **kwargs: Any) -> Any:
         sources = [
-            node_of("checkpoint", a) for a in (*args, *kwargs.values()) if isinstance(a, Handle)
+            node_of("checkpoint", a) for a in (*args, *kwargs.values()) if isinstance(a, TensorBase)
         ]
         result = f(*args, **kwargs)
         if isinstance(result, (tuple, list)):

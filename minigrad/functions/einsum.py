@@ -9,7 +9,7 @@ from minigrad.dtype import promote
 from minigrad.functions.arguments import as_type, node_of
 from minigrad.functions.linalg import _diagonal
 from minigrad.graph import Node
-from minigrad.handle import wrap
+from minigrad.tensor_base import wrap
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor

@@ -19,7 +19,7 @@ from minigrad.functions.arguments import (
     pair,
 )
 from minigrad.graph import Node, like, zeros_like
-from minigrad.handle import Handle, wrap
+from minigrad.tensor_base import TensorBase, wrap
 
 if TYPE_CHECKING:
     from minigrad.functions.arguments import Operand
@@ -71,7 +71,7 @@ def pow(x1: Operand, x2: Operand) -> Tensor:
     The exponents 2, 3, 0.5, -0.5 and -1 become the ops they name, which cost less and have simpler
     derivatives. Integers take a Python integer >= 0 as the exponent.
     """
-    if isinstance(x1, Handle) and not isinstance(x2, Handle):
+    if isinstance(x1, TensorBase) and not isinstance(x2, TensorBase):
         exponent = number("pow", x2)
         x = node_of("pow", x1)
         if x.dtype.kind != "float" and isinstance(exponent, int):
@@ -366,7 +366,7 @@ def _never(x: Node) -> Node:
 def where(condition: Tensor, x1: Operand, x2: Operand) -> Tensor:
     """x1 where `condition` holds, x2 elsewhere."""
     c = as_truth(node_of("where", condition))
-    if not isinstance(x1, Handle) and not isinstance(x2, Handle):
+    if not isinstance(x1, TensorBase) and not isinstance(x2, TensorBase):
         first, second = number("where", x1), number("where", x2)
         dtype = promote(of_scalar(first), of_scalar(second))
         a = constant("where", first, dtype, c.device, c.shape)

@@ -11,7 +11,7 @@ from minigrad import ops
 from minigrad.dtype import DType, as_dtype, float32, int64
 from minigrad.functions.arguments import as_shape, as_type, expand_to, node_of, one_axis
 from minigrad.graph import Node, like
-from minigrad.handle import wrap
+from minigrad.tensor_base import wrap
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -71,11 +71,11 @@ def one_hot(x: Tensor, num_classes: int, dtype: DType | str = float32) -> Tensor
     return wrap(ops.cast(is_class, dtype=as_dtype(dtype, "one_hot")))
 
 
-def _integers(where: str, x: Tensor) -> Node:
-    node = node_of(where, x)
+def _integers(caller: str, x: Tensor) -> Node:
+    node = node_of(caller, x)
     if node.dtype.kind not in ("int", "uint"):
         raise TypeError(
-            f"{where}: expected integer indices, got {node.dtype.name}. Use astype(int64)."
+            f"{caller}: expected integer indices, got {node.dtype.name}. Use astype(int64)."
         )
     return as_type(node, int64)
 

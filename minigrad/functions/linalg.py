@@ -17,14 +17,14 @@ from minigrad.functions.arguments import (
     one_axis,
 )
 from minigrad.graph import Node
-from minigrad.handle import wrap
+from minigrad.tensor_base import wrap
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
 
-def _operands(where: str, x1: Tensor, x2: Tensor) -> tuple[Node, Node]:
-    a, b = node_of(where, x1), node_of(where, x2)
+def _operands(caller: str, x1: Tensor, x2: Tensor) -> tuple[Node, Node]:
+    a, b = node_of(caller, x1), node_of(caller, x2)
     if a.dtype is not b.dtype:
         dtype = promote(a.dtype, b.dtype)
         a, b = as_type(a, dtype), as_type(b, dtype)

@@ -20,7 +20,7 @@ from minigrad.functions.arguments import (
     some_axes,
 )
 from minigrad.graph import Node, Shape
-from minigrad.handle import wrap
+from minigrad.tensor_base import wrap
 
 if TYPE_CHECKING:
     from minigrad.functions.arguments import Axis
@@ -33,14 +33,14 @@ def reshape(x: Tensor, *shape: int | Sequence[int]) -> Tensor:
     return wrap(ops.reshape(node, shape=_resolved(node, _spelled_out("reshape", shape))))
 
 
-def _spelled_out(where: str, values: tuple[int | Sequence[int], ...]) -> tuple[int, ...]:
+def _spelled_out(caller: str, values: tuple[int | Sequence[int], ...]) -> tuple[int, ...]:
     """Integers given one by one or as one sequence."""
     try:
         if len(values) == 1 and not hasattr(values[0], "__index__"):
             return tuple([operator.index(v) for v in values[0]])  # type: ignore[union-attr]
         return tuple([operator.index(v) for v in values])  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{where}: expected integers, got {values}.") from None
+        raise TypeError(f"{caller}: expected integers, got {values}.") from None
 
 
 def _resolved(x: Node, shape: tuple[int, ...]) -> Shape:
@@ -178,11 +178,11 @@ def stack(arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
     return wrap(ops.concat(*raised, axis=a) if len(raised) > 1 else raised[0])
 
 
-def _alike(where: str, arrays: Sequence[Tensor]) -> list[Node]:
+def _alike(caller: str, arrays: Sequence[Tensor]) -> list[Node]:
     """The arrays' nodes in one dtype."""
-    nodes = [node_of(where, x) for x in arrays]
+    nodes = [node_of(caller, x) for x in arrays]
     if not nodes:
-        raise ValueError(f"{where}: expected at least one tensor, got none.")
+        raise ValueError(f"{caller}: expected at least one tensor, got none.")
     dtype = nodes[0].dtype
     for n in nodes[1:]:
         dtype = promote(dtype, n.dtype)
@@ -293,10 +293,10 @@ def triu(x: Tensor, k: int = 0) -> Tensor:
     return wrap(ops.where(ops.less(columns, diagonal), ops.zeros_like(node), node))
 
 
-def _diagonals(where: str, x: Node, k: int) -> tuple[Node, Node]:
+def _diagonals(caller: str, x: Node, k: int) -> tuple[Node, Node]:
     """Row + k and column of each element: equal on diagonal k."""
     if x.ndim < 2:
-        raise ValueError(f"{where}: expected at least 2 axes, got shape {x.shape}.")
+        raise ValueError(f"{caller}: expected at least 2 axes, got shape {x.shape}.")
     from minigrad.dtype import int64
 
     rows, columns = x.shape[-2:]

@@ -17,7 +17,7 @@ from minigrad.functions.arguments import (
     some_axes,
 )
 from minigrad.graph import Node, const, like, zeros_like
-from minigrad.handle import wrap
+from minigrad.tensor_base import wrap
 
 if TYPE_CHECKING:
     from minigrad.functions.arguments import Axis
@@ -148,11 +148,11 @@ def _mean(x: Node, axes: tuple[int, ...]) -> Node:
     return ops.sum_(x, axes=axes) / count(x, axes)
 
 
-def _var(where: str, x: Node, axes: tuple[int, ...], correction: float) -> Node:
+def _var(caller: str, x: Node, axes: tuple[int, ...], correction: float) -> Node:
     n = count(x, axes)
     if n - correction <= 0:
         raise ValueError(
-            f"{where}: expected more than {correction} elements over axes {axes}, got {n} from "
+            f"{caller}: expected more than {correction} elements over axes {axes}, got {n} from "
             f"shape {x.shape}. Use a smaller correction."
         )
     centred = x - _spread(_mean(x, axes), x)
@@ -166,11 +166,11 @@ def _any(truth: Node, axes: tuple[int, ...]) -> Node:
     return as_truth(ops.max_(ops.cast(truth, dtype=int32), axes=axes))
 
 
-def _arg(where: str, x: Node, axis: int | None, keepdims: bool) -> Tensor:
+def _arg(caller: str, x: Node, axis: int | None, keepdims: bool) -> Tensor:
     if axis is None:
         found = ops.argmax(ops.reshape(x, shape=(x.size,)), axis=0)
         return wrap(ops.reshape(found, shape=(1,) * x.ndim if keepdims else ()))
-    a = one_axis(where, axis, x.ndim)
+    a = one_axis(caller, axis, x.ndim)
     return _finish(ops.argmax(x, axis=a), (a,), keepdims)
 
 
@@ -179,23 +179,23 @@ def _reversed(x: Node) -> Node:
     return ops.neg(x) if x.dtype.is_floating else ops.bitwise_invert(x)
 
 
-def _widened(x: Node, dtype: DType | str | None, where: str) -> Node:
+def _widened(x: Node, dtype: DType | str | None, caller: str) -> Node:
     if dtype is not None:
-        return as_type(x, as_dtype(dtype, where))
+        return as_type(x, as_dtype(dtype, caller))
     return x if x.dtype.is_floating else as_type(x, int64)
 
 
-def _floating(where: str, x: Tensor) -> Node:
-    node = node_of(where, x)
+def _floating(caller: str, x: Tensor) -> Node:
+    node = node_of(caller, x)
     if not node.dtype.is_floating:
         raise TypeError(
-            f"{where}: expected a floating dtype, got {node.dtype.name}. Use astype(float32)."
+            f"{caller}: expected a floating dtype, got {node.dtype.name}. Use astype(float32)."
         )
     return node
 
 
-def _ordered(where: str, x: Tensor) -> Node:
-    node = node_of(where, x)
+def _ordered(caller: str, x: Tensor) -> Node:
+    node = node_of(caller, x)
     if node.dtype.kind == "bool":
-        raise TypeError(f"{where}: expected a number dtype, got bool. Use any() or all().")
+        raise TypeError(f"{caller}: expected a number dtype, got bool. Use any() or all().")
     return node

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from minigrad import ops
 from minigrad.functions.arguments import as_accumulator, as_type, expand_to, node_of, one_axis
 from minigrad.graph import Node, zeros_like
-from minigrad.handle import wrap
 from minigrad.nn.arguments import floating
+from minigrad.tensor_base import wrap
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from minigrad import ops
 from minigrad.functions.arguments import expand_to
 from minigrad.graph import Node
-from minigrad.handle import wrap
-from minigrad.nn.arguments import beside, floating, images, integer, integers
+from minigrad.nn.arguments import floating, images, int_pair, integer, matching
+from minigrad.tensor_base import wrap
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -26,7 +26,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Raises: ValueError if x's last axis is not `in`.
     """
     a = floating("linear", x)
-    w = beside("linear", a, "weight", weight)
+    w = matching("linear", a, "weight", weight)
     if w.ndim != 2:
         raise ValueError(f"linear: expected weight of shape (out, in), got {w.shape}.")
     if not a.ndim or a.shape[-1] != w.shape[1]:
@@ -36,7 +36,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         )
     y = ops.dot(a, w, batch=((), ()), contract=((a.ndim - 1,), (1,)))
     if bias is not None:
-        y = y + expand_to(beside("linear", a, "bias", bias, (w.shape[0],)), y.shape)
+        y = y + expand_to(matching("linear", a, "bias", bias, (w.shape[0],)), y.shape)
     return wrap(y)
 
 
@@ -67,8 +67,8 @@ def conv2d(
             f"conv2d: expected weight of shape (O, C / groups, KH, KW) with C={a.shape[1]}, "
             f"groups={groups} and O a multiple of groups, got {w.shape}."
         )
-    steps = integers("conv2d", "stride", stride, 1)
-    spread = integers("conv2d", "dilation", dilation, 1)
+    steps = int_pair("conv2d", "stride", stride, 1)
+    spread = int_pair("conv2d", "dilation", dilation, 1)
     margins = _padding("conv2d", padding, w, steps, spread)
     y = ops.conv(
         a, w, stride=steps, padding=margins, input_dilation=(1, 1), kernel_dilation=spread,
@@ -97,22 +97,22 @@ def conv_transpose2d(
     Shapes: x (N, C, H, W), weight (C, O / groups, KH, KW), bias (O,) -> (N, O, OH, OW), with
     OH = (H - 1) * stride - 2 * padding + dilation * (KH - 1) + output_padding + 1.
     """
-    where = "conv_transpose2d"
-    a = images(where, x)
-    w = _kernels(where, a, weight)
-    groups = integer(where, "groups", groups, 1)
+    caller = "conv_transpose2d"
+    a = images(caller, x)
+    w = _kernels(caller, a, weight)
+    groups = integer(caller, "groups", groups, 1)
     if w.shape[0] != a.shape[1] or w.shape[0] % groups:
         raise ValueError(
-            f"{where}: expected weight of shape (C, O / groups, KH, KW) with C={a.shape[1]} a "
+            f"{caller}: expected weight of shape (C, O / groups, KH, KW) with C={a.shape[1]} a "
             f"multiple of groups={groups}, got {w.shape}."
         )
-    steps = integers(where, "stride", stride, 1)
-    spread = integers(where, "dilation", dilation, 1)
-    cropped = integers(where, "padding", padding, 0)
-    extra = integers(where, "output_padding", output_padding, 0)
+    steps = int_pair(caller, "stride", stride, 1)
+    spread = int_pair(caller, "dilation", dilation, 1)
+    cropped = int_pair(caller, "padding", padding, 0)
+    extra = int_pair(caller, "output_padding", output_padding, 0)
     if any(e >= max(s, d) for e, s, d in zip(extra, steps, spread, strict=True)):
         raise ValueError(
-            f"{where}: expected output_padding smaller than stride or dilation, got {extra} with "
+            f"{caller}: expected output_padding smaller than stride or dilation, got {extra} with "
             f"stride {steps} and dilation {spread}."
         )
     # The kernel turned around, its in and out channels swapped within each group.
@@ -128,34 +128,36 @@ def conv_transpose2d(
         a, turned, stride=(1, 1), padding=margins, input_dilation=steps, kernel_dilation=spread,
         groups=groups,
     )  # fmt: skip
-    return wrap(_with_bias(where, y, bias))
+    return wrap(_with_bias(caller, y, bias))
 
 
-def _kernels(where: str, x: Node, weight: Tensor) -> Node:
-    w = beside(where, x, "weight", weight)
+def _kernels(caller: str, x: Node, weight: Tensor) -> Node:
+    w = matching(caller, x, "weight", weight)
     if w.ndim != 4:
-        raise ValueError(f"{where}: expected weight with four axes, got {w.shape}.")
+        raise ValueError(f"{caller}: expected weight with four axes, got {w.shape}.")
     return w
 
 
-def _with_bias(where: str, y: Node, bias: Tensor | None) -> Node:
+def _with_bias(caller: str, y: Node, bias: Tensor | None) -> Node:
     if bias is None:
         return y
-    b = beside(where, y, "bias", bias, (y.shape[1],))
+    b = matching(caller, y, "bias", bias, (y.shape[1],))
     return y + ops.expand(ops.reshape(b, shape=(1, y.shape[1], 1, 1)), shape=y.shape)
 
 
 def _padding(
-    where: str, padding: Any, w: Node, stride: tuple[int, int], dilation: tuple[int, int]
+    caller: str, padding: Any, w: Node, stride: tuple[int, int], dilation: tuple[int, int]
 ) -> Padding:
     if padding == "valid":
         return (0, 0), (0, 0)
     if padding == "same":
         if stride != (1, 1):
-            raise ValueError(f"{where}: expected stride 1 with padding 'same', got {stride}.")
+            raise ValueError(f"{caller}: expected stride 1 with padding 'same', got {stride}.")
         h, v = (d * (k - 1) for d, k in zip(dilation, w.shape[2:], strict=True))
         return (h // 2, h - h // 2), (v // 2, v - v // 2)
     if isinstance(padding, str):
-        raise ValueError(f"{where}: expected padding 'same', 'valid' or integers, got {padding!r}.")
-    h, v = integers(where, "padding", padding, 0)
+        raise ValueError(
+            f"{caller}: expected padding 'same', 'valid' or integers, got {padding!r}."
+        )
+    h, v = int_pair(caller, "padding", padding, 0)
     return (h, h), (v, v)

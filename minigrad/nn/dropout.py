@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from minigrad import ops, random
 from minigrad.graph import zeros_like
-from minigrad.handle import wrap
 from minigrad.nn.arguments import floating, fraction
+from minigrad.tensor_base import wrap
 
 if TYPE_CHECKING:
     from minigrad.random import Generator

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from minigrad import execution, ops
 from minigrad.device import backend_of
 from minigrad.dtype import int64
-from minigrad.encoding import decode
 from minigrad.functions.arguments import as_accumulator, as_type, drop_axes, expand_to, node_of
 from minigrad.graph import Node, like, zeros_like
-from minigrad.handle import wrap
+from minigrad.interop.encoding import decode
 from minigrad.nn.activations import log_softmax_node
-from minigrad.nn.arguments import beside, floating, fraction, reduction_of
+from minigrad.nn.arguments import floating, fraction, matching, reduction_of
+from minigrad.tensor_base import wrap
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -40,11 +40,11 @@ def cross_entropy(
         looked at when the graph is built (inside a captured step, on a GPU) the loss is NaN
         instead.
     """
-    where = "cross_entropy"
-    x = _logits(where, "logits", logits)
-    fraction(where, "label_smoothing", label_smoothing)
+    caller = "cross_entropy"
+    x = _logits(caller, "logits", logits)
+    fraction(caller, "label_smoothing", label_smoothing)
     return _nll(
-        where, log_softmax_node(x, 1), labels, weight, reduction, label_smoothing, ignore_index
+        caller, log_softmax_node(x, 1), labels, weight, reduction, label_smoothing, ignore_index
     )
 
 
@@ -63,7 +63,7 @@ def nll_loss(
 def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """(x - target)**2; both of one shape."""
     a = floating("mse_loss", x)
-    difference = a - beside("mse_loss", a, "target", target, a.shape)
+    difference = a - matching("mse_loss", a, "target", target, a.shape)
     return _reduce("mse_loss", difference * difference, reduction)
 
 
@@ -79,30 +79,30 @@ def binary_cross_entropy_with_logits(
     Shapes: x and target alike; weight (of each element) and pos_weight (of the first term)
     broadcast.
     """
-    where = "binary_cross_entropy_with_logits"
-    a = floating(where, x)
-    t = beside(where, a, "target", target, a.shape)
+    caller = "binary_cross_entropy_with_logits"
+    a = floating(caller, x)
+    t = matching(caller, a, "target", target, a.shape)
     # softplus(x) is -log(1 - sigmoid(x)), and softplus(-x) is less by x: the difference would cost
     # a confident prediction's small loss its digits.
     if_positive = t * ops.softplus(-a)
     if pos_weight is not None:
-        positive = expand_to(beside(where, a, "pos_weight", pos_weight), a.shape)
+        positive = expand_to(matching(caller, a, "pos_weight", pos_weight), a.shape)
         if_positive = if_positive * positive
     loss = if_positive + (1.0 - t) * ops.softplus(a)
     if weight is not None:
-        loss = loss * expand_to(beside(where, a, "weight", weight), a.shape)
-    return _reduce(where, loss, reduction)
+        loss = loss * expand_to(matching(caller, a, "weight", weight), a.shape)
+    return _reduce(caller, loss, reduction)
 
 
-def _logits(where: str, name: str, x: Tensor) -> Node:
-    node = floating(where, x, name)
+def _logits(caller: str, name: str, x: Tensor) -> Node:
+    node = floating(caller, x, name)
     if node.ndim < 2:
-        raise ValueError(f"{where}: expected {name} of shape (N, C, ...), got {node.shape}.")
+        raise ValueError(f"{caller}: expected {name} of shape (N, C, ...), got {node.shape}.")
     return node
 
 
 def _nll(
-    where: str,
+    caller: str,
     log_p: Node,
     labels: Tensor,
     weight: Tensor | None,
@@ -110,14 +110,14 @@ def _nll(
     smoothing: float,
     ignore_index: int | None,
 ) -> Tensor:
-    reduction_of(where, reduction)
+    reduction_of(caller, reduction)
     classes = log_p.shape[1]
     cost, share = -log_p, None
     if weight is not None:
-        w = beside(where, log_p, "weight", weight, (classes,))
+        w = matching(caller, log_p, "weight", weight, (classes,))
         share = _along_classes(w, log_p)
         cost = cost * share
-    target = _labels(where, labels, log_p)
+    target = _labels(caller, labels, log_p)
     if target.dtype.is_floating:
         loss = _over_classes(target * cost)
     else:
@@ -129,14 +129,14 @@ def _nll(
     if smoothing:
         loss = loss * (1 - smoothing) + _over_classes(cost) * (smoothing / classes)
     if target.dtype.is_floating:
-        return _reduce(where, loss, reduction)
-    if not _checked(where, target, classes, ignore_index):
+        return _reduce(caller, loss, reduction)
+    if not _checked(caller, target, classes, ignore_index):
         loss = ops.where(_in_range(target, classes, ignore_index), loss, like(math.nan, loss))
     if ignore_index is not None:
         ignored = ops.equal(target, like(ignore_index, target))
         loss = ops.where(ignored, zeros_like(loss), loss)
     if reduction != "mean" or (share is None and ignore_index is None):
-        return _reduce(where, loss, reduction)
+        return _reduce(caller, loss, reduction)
     one = share if share is not None else like(1.0, log_p)
     counted = _over_classes(ops.where(picked, one, zeros_like(one)))
     if ignore_index is not None:
@@ -146,23 +146,23 @@ def _nll(
     return wrap(drop_axes(as_type(total / n, loss.dtype), every))
 
 
-def _labels(where: str, labels: Tensor, log_p: Node) -> Node:
+def _labels(caller: str, labels: Tensor, log_p: Node) -> Node:
     """The node of the labels: integers of shape (N, ...), or probabilities like log_p."""
-    target = node_of(where, labels)
+    target = node_of(caller, labels)
     expected = (log_p.shape[0], *log_p.shape[2:])
     if target.dtype.is_floating:
-        return beside(where, log_p, "labels, if they are probabilities,", labels, log_p.shape)
+        return matching(caller, log_p, "labels, if they are probabilities,", labels, log_p.shape)
     if target.dtype.kind == "bool":
-        raise TypeError(f"{where}: expected integer labels, got bool. Use astype(int64).")
+        raise TypeError(f"{caller}: expected integer labels, got bool. Use astype(int64).")
     if target.shape != expected:
         raise ValueError(
-            f"{where}: expected labels of shape {expected} for logits {log_p.shape}, "
+            f"{caller}: expected labels of shape {expected} for logits {log_p.shape}, "
             f"got {target.shape}."
         )
     return as_type(target, int64)
 
 
-def _checked(where: str, target: Node, classes: int, ignore_index: int | None) -> bool:
+def _checked(caller: str, target: Node, classes: int, ignore_index: int | None) -> bool:
     """Whether the labels could be looked at now; raises ValueError for one out of range.
 
     They can be if they are stored where the host can read them without waiting, or are made of such
@@ -183,7 +183,7 @@ def _checked(where: str, target: Node, classes: int, ignore_index: int | None) -
         if not 0 <= value < classes and value != ignore_index:
             index = _unravelled(position, target.shape)
             raise ValueError(
-                f"{where}: expected labels in 0..{classes - 1} for {classes} classes, got {value} "
+                f"{caller}: expected labels in 0..{classes - 1} for {classes} classes, got {value} "
                 f"at position {index}. Check the last layer's width, or pass ignore_index."
             )
     return True
@@ -220,8 +220,8 @@ def _along_classes(x: Node, log_p: Node) -> Node:
     return ops.expand(row, shape=log_p.shape)
 
 
-def _reduce(where: str, loss: Node, reduction: str) -> Tensor:
-    reduction_of(where, reduction)
+def _reduce(caller: str, loss: Node, reduction: str) -> Tensor:
+    reduction_of(caller, reduction)
     if reduction == "none":
         return wrap(loss)
     every = tuple(range(loss.ndim))

@@ -29,8 +29,8 @@ from minigrad.functions.elementwise import rsqrt, where
 from minigrad.functions.manipulation import reshape
 from minigrad.functions.statistical import mean as mean_of
 from minigrad.graph import Node
-from minigrad.handle import no_grad, wrap
-from minigrad.nn.arguments import beside, floating, integer
+from minigrad.nn.arguments import floating, integer, matching
+from minigrad.tensor_base import no_grad, wrap
 
 if TYPE_CHECKING:
     from minigrad.functions.arguments import Axis
@@ -377,31 +377,31 @@ def _per_channel(t: Tensor, x: Tensor) -> Tensor:
     return reshape(t, (t.shape[0], *(1,) * (x.ndim - 2))) if t.ndim == 1 and x.ndim > 2 else t
 
 
-def _affine(where: str, x: Node, name: str, value: Tensor | None) -> Tensor | None:
+def _affine(caller: str, x: Node, name: str, value: Tensor | None) -> Tensor | None:
     if value is None:
         return None
-    beside(where, x, name, value, (x.shape[1],))
+    matching(caller, x, name, value, (x.shape[1],))
     return reshape(value, (x.shape[1], *(1,) * (x.ndim - 2))) if x.ndim > 2 else value
 
 
-def _with_channels(where: str, x: Tensor) -> Node:
-    node = floating(where, x)
+def _with_channels(caller: str, x: Tensor) -> Node:
+    node = floating(caller, x)
     if node.ndim < 2:
-        raise ValueError(f"{where}: expected x of shape (N, C, *spatial), got {node.shape}.")
+        raise ValueError(f"{caller}: expected x of shape (N, C, *spatial), got {node.shape}.")
     return node
 
 
-def _require_several(where: str, x: Node, n: int) -> None:
+def _require_several(caller: str, x: Node, n: int) -> None:
     """A set of one value normalizes to 0 whatever it is, and nothing can be learned through it."""
     if n == 1 and x.size:
         raise ValueError(
-            f"{where}: expected more than one value for each statistic, got one from x of shape "
+            f"{caller}: expected more than one value for each statistic, got one from x of shape "
             f"{x.shape}. Use a larger batch or image."
         )
 
 
 def _trailing(
-    where: str,
+    caller: str,
     x: Node,
     normalized_shape: int | Sequence[int],
     weight: Tensor | None,
@@ -411,10 +411,10 @@ def _trailing(
     given = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if not given or x.shape[-len(given) :] != given:
         raise ValueError(
-            f"{where}: expected x that ends in the shape {given}, got {x.shape}. "
+            f"{caller}: expected x that ends in the shape {given}, got {x.shape}. "
             "Pass that shape, or transpose x."
         )
     for name, value in (("weight", weight), ("bias", bias)):
         if value is not None:
-            beside(where, x, name, value, given)
+            matching(caller, x, name, value, given)
     return tuple(range(x.ndim - len(given), x.ndim))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from minigrad import ops
 from minigrad.dtype import int64
 from minigrad.graph import Node, like
-from minigrad.handle import wrap
-from minigrad.nn.arguments import images, integer, integers
+from minigrad.nn.arguments import images, int_pair, integer
+from minigrad.tensor_base import wrap
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -88,17 +88,17 @@ def adaptive_avg_pool2d(x: Tensor, output_size: Size | tuple[int | None, int | N
 
     Shapes: x (N, C, H, W) -> (N, C, *output_size).
     """
-    where = "adaptive_avg_pool2d"
-    node = images(where, x)
+    caller = "adaptive_avg_pool2d"
+    node = images(caller, x)
     given = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size,) * 2
     if len(given) != 2:
         raise ValueError(
-            f"{where}: expected output_size of one or two integers, got {output_size}."
+            f"{caller}: expected output_size of one or two integers, got {output_size}."
         )
     if 0 in node.shape[2:]:
-        raise ValueError(f"{where}: expected images with pixels, got shape {node.shape}.")
+        raise ValueError(f"{caller}: expected images with pixels, got shape {node.shape}.")
     wanted = [
-        n if o is None else integer(where, "output_size", o, 1)
+        n if o is None else integer(caller, "output_size", o, 1)
         for o, n in zip(given, node.shape[2:], strict=True)
     ]
     if wanted == [1, 1]:
@@ -125,21 +125,21 @@ def _shares(n: int, windows: int, x: Node) -> Node:
 
 
 def _windows(
-    where: str, x: Tensor, kernel_size: Size, stride: Size | None, padding: Size, dilation: Size
+    caller: str, x: Tensor, kernel_size: Size, stride: Size | None, padding: Size, dilation: Size
 ) -> tuple[Node, Pair, Pair, Pair, Pair]:
-    node = images(where, x)
-    size = integers(where, "kernel_size", kernel_size, 1)
-    steps = size if stride is None else integers(where, "stride", stride, 1)
-    margin = integers(where, "padding", padding, 0)
+    node = images(caller, x)
+    size = int_pair(caller, "kernel_size", kernel_size, 1)
+    steps = size if stride is None else int_pair(caller, "stride", stride, 1)
+    margin = int_pair(caller, "padding", padding, 0)
     if any(2 * m > k for m, k in zip(margin, size, strict=True)):
         raise ValueError(
-            f"{where}: expected padding of at most half of kernel_size {size}, got {margin}."
+            f"{caller}: expected padding of at most half of kernel_size {size}, got {margin}."
         )
-    return node, size, steps, margin, integers(where, "dilation", dilation, 1)
+    return node, size, steps, margin, int_pair(caller, "dilation", dilation, 1)
 
 
 def _margins(
-    where: str, x: Node, size: Pair, stride: Pair, margin: Pair, dilation: Pair, ceil_mode: bool
+    caller: str, x: Node, size: Pair, stride: Pair, margin: Pair, dilation: Pair, ceil_mode: bool
 ) -> tuple[Pair, Pair]:
     """The padding before and after. With `ceil_mode`, enough after for the last window."""
     result = []
@@ -148,8 +148,8 @@ def _margins(
         room = n + 2 * m - span
         if room < 0 and not (ceil_mode and room > -s):
             raise ValueError(
-                f"{where}: expected images no smaller than the window {size} (dilation {dilation}, "
-                f"padding {margin}), got {x.shape[2:]}."
+                f"{caller}: expected images no smaller than the window {size} (dilation "
+                f"{dilation}, padding {margin}), got {x.shape[2:]}."
             )
         windows = (-(-room // s) if ceil_mode else room // s) + 1
         if ceil_mode and (windows - 1) * s >= n + m:  # it must begin inside the image or before it

@@ -455,12 +455,12 @@ def _holds_functions(value: Any) -> bool:
     return any(callable(item) for item in items) or any(isinstance(i, LRScheduler) for i in items)
 
 
-def _check_optimizer(where: str, optimizer: Any) -> None:
+def _check_optimizer(caller: str, optimizer: Any) -> None:
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"{where}: expected an Optimizer, got {type(optimizer).__name__}.")
+        raise TypeError(f"{caller}: expected an Optimizer, got {type(optimizer).__name__}.")
 
 
-def _at_least_one(where: str, value: int) -> int:
+def _at_least_one(caller: str, value: int) -> int:
     if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{where}: expected an integer of 1 or more, got {value!r}.")
+        raise ValueError(f"{caller}: expected an integer of 1 or more, got {value!r}.")
     return value

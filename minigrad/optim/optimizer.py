@@ -20,10 +20,10 @@ from minigrad import capture, execution
 from minigrad.creation import zeros
 from minigrad.device import Device, backend_of
 from minigrad.dtype import DType, float64
-from minigrad.encoding import encode
 from minigrad.graph import Shape, leaf
-from minigrad.handle import no_grad
+from minigrad.interop.encoding import encode
 from minigrad.tensor import Tensor
+from minigrad.tensor_base import no_grad
 
 Group = dict[str, Any]
 State = dict[str, Tensor]

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from minigrad.graph import Node, topological
 from minigrad.ops import expand, reshape, sum_
-from minigrad.rewrite.nest import nested
+from minigrad.rewrite.nested_sums import nested
+from minigrad.rewrite.node_builder import NodeBuilder
 from minigrad.rewrite.rules import RULES, STATEMENTS, Sum
-from minigrad.rewrite.table import Table
 from minigrad.rewrite.terms import HIDING
 from minigrad.rewrite.views import refine
 from minigrad.rewrite.walk import Simplifier
@@ -48,7 +48,7 @@ def simplify(
 
     Args:
         given: ids of the nodes whose reductions happen anyway and early, the forward. By default
-            those that no gradient built (`Node.order`).
+            those that no gradient built (`Node.derivative_order`).
         off: names of rules that do not apply (`STATEMENTS` lists them). Without those in `HIDING`
             every NaN and infinity of the unsimplified values is still there.
     """
@@ -73,9 +73,9 @@ class Rewriting:
     ):
         nodes = topological(roots, stop=_is_stored)
         if given is None:
-            given = {n.id for n in nodes if n.order == 0}
+            given = {n.id for n in nodes if n.derivative_order == 0}
         self.off = frozenset(off)
-        self.table = Table(nodes)
+        self.table = NodeBuilder(nodes)
         self._first = frozenset(given) if len(given) < len(nodes) else frozenset()
         self.fine, self.refined = list(roots), {}
         if "views" not in off:
@@ -121,7 +121,7 @@ class Rewriting:
         return nested(out, self.table) if "nested sums" not in self.off else out
 
 
-def _in_order(roots: Sequence[Node], table: Table) -> list[Node]:
+def _in_order(roots: Sequence[Node], table: NodeBuilder) -> list[Node]:
     """The graph in the order in which it was first built. See [Note: one pass].
 
     Leaves, constants and views come where they are first used: a view of a parameter may be left

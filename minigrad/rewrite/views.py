@@ -14,7 +14,7 @@ from math import prod
 
 from minigrad.graph import Node, Shape
 from minigrad.ops import expand, reshape, sum_
-from minigrad.rewrite.table import Table
+from minigrad.rewrite.node_builder import NodeBuilder
 
 Split = tuple[Shape, ...]  # for each axis of a node, the extents it is worked on with
 
@@ -96,7 +96,7 @@ def _common(a: Split, b: Split) -> Split | None:
 
 
 class _Refinement:
-    def __init__(self, view: dict[Shape, Split], table: Table):
+    def __init__(self, view: dict[Shape, Split], table: NodeBuilder):
         self.view, self.table = view, table
         # Of each node: what it is worked on as, and that one's extents for each of its axes.
         self.new: dict[int, tuple[Node, Split]] = {}
@@ -170,7 +170,7 @@ class _Refinement:
 
 
 def refine(
-    nodes: Sequence[Node], roots: Sequence[Node], table: Table
+    nodes: Sequence[Node], roots: Sequence[Node], table: NodeBuilder
 ) -> tuple[list[Node], dict[int, Node]]:
     """The roots over the finest axes that the graph uses, and the changed nodes by old id.
 

@@ -41,9 +41,8 @@ from minigrad.ops import (
     where,
 )
 from minigrad.ops.control import checkpoint_op, stop_gradient_op, variable_op
-from minigrad.rewrite.lower import Lowering
+from minigrad.rewrite.node_builder import NodeBuilder
 from minigrad.rewrite.rules import RULES, Parts, Rule, Sum, labels_and_axis
-from minigrad.rewrite.table import Table
 from minigrad.rewrite.terms import (
     ONE,
     Algebra,
@@ -57,6 +56,7 @@ from minigrad.rewrite.terms import (
     ratio,
     scaled,
 )
+from minigrad.rewrite.to_nodes import NodeWriter
 
 # Sums are worked on inside others no deeper than this; random graphs need 14.
 MOST_NESTED = 64
@@ -80,13 +80,13 @@ class Simplifier(Algebra):
 
     def __init__(
         self,
-        table: Table,
+        table: NodeBuilder,
         early: Callable[[Node], bool],
         known: Collection[int] = (),
         off: Collection[str] = (),
         record: Any = None,
     ):
-        self.lowering = Lowering(table)
+        self.lowering = NodeWriter(table)
         super().__init__(self.lowering.lower, off, record)
         self.lowering.algebra = self
         self.table, self.early, self.known = table, early, known

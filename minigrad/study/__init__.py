@@ -1,11 +1,11 @@
 """Looking at what the engine does: how gradients are derived, and what is run to compute."""
 
 from minigrad.study.derive import Derivation, Step, Value, derive
-from minigrad.study.kernels import Kernel, Kernels, copy_bandwidth, kernels
+from minigrad.study.kernels import KernelReport, Kernels, copy_bandwidth, kernels
 
 __all__ = [
     "Derivation",
-    "Kernel",
+    "KernelReport",
     "Kernels",
     "Step",
     "Value",

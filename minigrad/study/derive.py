@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minigrad import autodiff
 from minigrad.graph import Node, build, leaf, topological
-from minigrad.handle import Handle
 from minigrad.ops import sum_
 from minigrad.rewrite import STATEMENTS, Cost, Rewriting, Simplifier, Sum, cost
 from minigrad.rewrite.terms import Monomial, Terms
 from minigrad.study.names import Names
 from minigrad.study.notation import to_latex, to_mathml
+from minigrad.tensor_base import TensorBase
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -260,7 +260,9 @@ def derive(
     ys, xs = _list(outputs), _list(inputs)
     if names is None:
         local: Mapping[str, Any] = sys._getframe(1).f_locals  # pyright: ignore[reportPrivateUsage]
-        visible = [k for k, v in local.items() if isinstance(v, Handle) and not k.startswith("_")]
+        visible = [
+            k for k, v in local.items() if isinstance(v, TensorBase) and not k.startswith("_")
+        ]
         names = {k: local[k] for k in visible}
     gs = _list(cotangents) if cotangents is not None else []
     if not gs and len(ys) == 1 and "g" in names and names["g"].shape == ys[0].shape:
@@ -348,7 +350,7 @@ def _is_product(names: Names, name: str) -> bool:
 
 
 def _list(tensors: Any) -> list[Tensor]:
-    return [tensors] if isinstance(tensors, Handle) else list(tensors)  # type: ignore[list-item]
+    return [tensors] if isinstance(tensors, TensorBase) else list(tensors)  # type: ignore[list-item]
 
 
 def _copied(roots: Sequence[Node]) -> dict[Node, Node]:
@@ -370,7 +372,7 @@ def _sizes(nodes: Sequence[Node], sizes: Mapping[str, int] | None) -> dict[int, 
         return {n: name for name, n in sizes.items()}
     counts = []
     for n in nodes:
-        if n.op is sum_ and n.order == 0:
+        if n.op is sum_ and n.derivative_order == 0:
             count = n.inputs[0].size // max(1, n.size)
             if count > 8 and count not in counts:
                 counts.append(count)

@@ -14,7 +14,7 @@ from minigrad.backend.launch import Operand
 from minigrad.capture import recorded_plan
 from minigrad.device import as_device, backend_of
 from minigrad.graph import Node
-from minigrad.handle import Handle
+from minigrad.tensor_base import TensorBase
 
 if TYPE_CHECKING:
     from minigrad.compiler.plan import Plan
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class KernelReport:
     """One loop nest, or one call of a library kernel with the copies inside it.
 
     Attributes:
@@ -58,12 +58,12 @@ class Kernel:
 
     def __repr__(self) -> str:
         return (
-            f"Kernel({self.name}, shape={self.shape}, passes={self.passes}, "
+            f"KernelReport({self.name}, shape={self.shape}, passes={self.passes}, "
             f"reads {self.bytes_read} B, writes {self.bytes_written} B)"
         )
 
 
-class Kernels(Sequence[Kernel]):
+class Kernels(Sequence[KernelReport]):
     """The kernels of a computation, in the order in which they run.
 
     Attributes:
@@ -71,7 +71,7 @@ class Kernels(Sequence[Kernel]):
         outputs: bytes of the arrays that are there afterwards.
     """
 
-    def __init__(self, kernels: Sequence[Kernel], inputs: int, outputs: int):
+    def __init__(self, kernels: Sequence[KernelReport], inputs: int, outputs: int):
         self._kernels = tuple(kernels)
         self.inputs, self.outputs = inputs, outputs
 
@@ -79,13 +79,13 @@ class Kernels(Sequence[Kernel]):
         return len(self._kernels)
 
     @overload
-    def __getitem__(self, index: int) -> Kernel: ...
+    def __getitem__(self, index: int) -> KernelReport: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[Kernel, ...]: ...
-    def __getitem__(self, index: int | slice) -> Kernel | tuple[Kernel, ...]:
+    def __getitem__(self, index: slice) -> tuple[KernelReport, ...]: ...
+    def __getitem__(self, index: int | slice) -> KernelReport | tuple[KernelReport, ...]:
         return self._kernels[index]
 
-    def __iter__(self) -> Iterator[Kernel]:
+    def __iter__(self) -> Iterator[KernelReport]:
         return iter(self._kernels)
 
     @property
@@ -159,9 +159,9 @@ def kernels(
     """
     local: Mapping[str, Any] = sys._getframe(1).f_locals  # pyright: ignore[reportPrivateUsage]
     named = local if names is None else names
-    called = {t.node.id: name for name, t in named.items() if isinstance(t, Handle)}
-    plans = [(_recorded(t), {}) for t in tensors if not isinstance(t, Handle)]
-    wanted = [t.node for t in tensors if isinstance(t, Handle)]
+    called = {t.node.id: name for name, t in named.items() if isinstance(t, TensorBase)}
+    plans = [(_recorded(t), {}) for t in tensors if not isinstance(t, TensorBase)]
+    wanted = [t.node for t in tensors if isinstance(t, TensorBase)]
     plans += [(p, _named(p, nodes, called)) for p, nodes in execution.plans(wanted)]
     listed = [k for plan, slots in plans for k in _listed(plan, slots)]
     moved = [_compulsory(plan) for plan, _ in plans]
@@ -188,7 +188,7 @@ def _named(plan: Plan, nodes: Sequence[Node], called: Mapping[int, str]) -> dict
     return {s: called[nodes[p].id] for s, p in plan.slots.items() if nodes[p].id in called}
 
 
-def _listed(plan: Plan, named: Mapping[int, str]) -> Iterator[Kernel]:
+def _listed(plan: Plan, named: Mapping[int, str]) -> Iterator[KernelReport]:
     program = plan.program
 
     def name(slot: int) -> str:
@@ -200,7 +200,7 @@ def _listed(plan: Plan, named: Mapping[int, str]) -> Iterator[Kernel]:
 
     for call in program.calls:
         launches = [program.launches[i] for i in call.launches]
-        yield Kernel(
+        yield KernelReport(
             name=launches[-1].kernel.name,
             source="\n\n".join(dict.fromkeys(launch.kernel.source for launch in launches)),
             ops=call.ops,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 import minigrad as mg
-from minigrad.backend.cpu.driver import num_threads
+from minigrad.backend.cpu.runtime.driver import num_threads
 from tests.bench import memory
 from tests.bench.convolution import convolution
 from tests.bench.models import gradient_penalty, lenet, resnet18

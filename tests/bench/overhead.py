@@ -7,7 +7,7 @@ from typing import Any
 
 import layers
 import minigrad as mg
-from minigrad.backend.cpu import driver
+from minigrad.backend.cpu.runtime import driver
 from minigrad.capture import recorded_plan
 from tests.bench.timing import median
 

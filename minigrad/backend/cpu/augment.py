@@ -11,7 +11,7 @@ from array import array
 from typing import Any
 
 from minigrad.backend.batches import Assembly
-from minigrad.backend.cpu.jit import compile_kernel
+from minigrad.backend.cpu.runtime.jit import compile_kernel
 
 # Table: 0 target, 1 samples, 2 words (row, top, left, mirrored), 3 per-channel constants,
 # 4 channels, 5 height, 6 width, 7 rows, 8 columns. The range is over the images of the batch.

@@ -8,9 +8,9 @@ from typing import Any
 
 from minigrad.backend.batches import Assembly
 from minigrad.backend.cpu.batches import BatchStage
-from minigrad.backend.cpu.driver import num_threads
-from minigrad.backend.cpu.memory import BorrowedBuffer, Buffer, copy_in, view
 from minigrad.backend.cpu.packing import packed
+from minigrad.backend.cpu.runtime.driver import num_threads
+from minigrad.backend.cpu.runtime.memory import BorrowedBuffer, Buffer, copy_in, view
 
 # What a core moves to or from memory in the time of a vectorized addition, for each element of it.
 addition_bytes = 0.3
@@ -73,15 +73,15 @@ def receive(source: Any, buffer: Any, nbytes: int) -> Buffer:
 stream = None  # what we launch on, as a number for them
 
 
-def wait_for(where: str, stream: int | None) -> None:
+def wait_for(caller: str, stream: int | None) -> None:
     """What is launched from now on comes after what a stream of theirs holds."""
     if stream is not None:
-        raise BufferError(f"{where}: expected stream None for host memory, got {stream!r}.")
+        raise BufferError(f"{caller}: expected stream None for host memory, got {stream!r}.")
 
 
-def hold(where: str, stream: int | None) -> None:
+def hold(caller: str, stream: int | None) -> None:
     """What a stream of theirs gets from now on comes after what we have launched."""
-    wait_for(where, stream)
+    wait_for(caller, stream)
 
 
 def lend(buffer: Buffer) -> object:
@@ -102,7 +102,7 @@ def library() -> Any:
 
 def executable(*args: Any) -> Any:
     """A program bound to memory: see `Executable`."""
-    from minigrad.backend.cpu.executable import Executable
+    from minigrad.backend.cpu.runtime.executable import Executable
 
     return Executable(*args)
 

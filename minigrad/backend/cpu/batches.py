@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 
 from minigrad.backend.batches import Assembly
-from minigrad.backend.cpu.memory import Buffer, view
+from minigrad.backend.cpu.runtime.memory import Buffer, view
 
 
 class BatchStage:

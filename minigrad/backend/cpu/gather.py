@@ -11,9 +11,9 @@ from textwrap import indent
 
 from minigrad import dtype as dtypes
 from minigrad.backend import checks
-from minigrad.backend.cpu import tables
-from minigrad.backend.cpu.driver import num_threads
-from minigrad.backend.cpu.jit import compile_kernel
+from minigrad.backend.cpu import kernel_text
+from minigrad.backend.cpu.runtime.driver import num_threads
+from minigrad.backend.cpu.runtime.jit import compile_kernel
 from minigrad.backend.launch import Operand, Pointer, Program
 
 # Shares split columns at multiples of this many elements, so that no two write to a cache line.
@@ -169,7 +169,7 @@ def argmax(program: Program, x: Operand, out: Operand) -> None:
 
 def _blocks(rows: int, columns: int, work: int) -> dict[str, int]:
     """How columns are split, if there are fewer rows than threads and enough work."""
-    wanted = tables.shares(work, num_threads())
+    wanted = kernel_text.shares(work, num_threads())
     parts = max(1, min(-(-wanted // max(rows, 1)), -(-columns // _COLUMNS)))
     block = -(-columns // (parts * _COLUMNS)) * _COLUMNS
     return {"blocks": -(-columns // max(block, 1)), "block": block}
@@ -194,8 +194,8 @@ def _launch(
         message = checks.out_of_range(name, sizes["length"])
         names.append("status")
         values.append(Pointer(program.status_slot(message)))
-    text = tables.source(operands, names, body, unit=inner if dense else ())
+    text = kernel_text.source(operands, names, body, unit=inner if dense else ())
     kinds = "_".join(dict.fromkeys(operand.dtype.name for operand in operands.values()))
     kernel = compile_kernel(f"{name}_{kinds}", text)
-    args = (*tables.words(operands), *values)
-    program.launch(kernel, args, extent, tables.shares(work, extent))
+    args = (*kernel_text.words(operands), *values)
+    program.launch(kernel, args, extent, kernel_text.shares(work, extent))

@@ -6,7 +6,7 @@ import ctypes
 from math import prod
 from typing import Any
 
-from minigrad.backend.cpu.memory import Buffer, view
+from minigrad.backend.cpu.runtime.memory import Buffer, view
 from minigrad.backend.launch import contiguous_strides
 from minigrad.dtype import DType
 

@@ -16,8 +16,8 @@ A draw of n elements uses ceil(n / 4) blocks: the next draw's counter is that mu
 from __future__ import annotations
 
 from minigrad.backend.checks import require_random_bits
-from minigrad.backend.cpu.jit import compile_kernel
-from minigrad.backend.cpu.tables import shares
+from minigrad.backend.cpu.kernel_text import shares
+from minigrad.backend.cpu.runtime.jit import compile_kernel
 from minigrad.backend.launch import Operand, Program
 
 # Every word sits in the low half of a uint64 lane, where LLVM finds the 32 x 32 -> 64 bit multiply

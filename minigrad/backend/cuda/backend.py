@@ -9,9 +9,9 @@ from threading import Lock
 from typing import Any
 
 from minigrad.backend.batches import Assembly
-from minigrad.backend.cuda import runtime
-from minigrad.backend.cuda.loans import LEGACY_STREAM
-from minigrad.backend.cuda.memory import BorrowedBuffer, Buffer, Lent
+from minigrad.backend.cuda.runtime import runtime
+from minigrad.backend.cuda.runtime.loans import LEGACY_STREAM
+from minigrad.backend.cuda.runtime.memory import BorrowedBuffer, Buffer, Lent
 from minigrad.dtype import DType
 
 
@@ -107,27 +107,27 @@ class Backend:
         """What we launch on, as a number for them."""
         return self.runtime.stream_pointer
 
-    def wait_for(self, where: str, stream: int | None) -> None:
+    def wait_for(self, caller: str, stream: int | None) -> None:
         """What is launched from now on comes after what a stream of theirs holds.
 
         Args:
-            where: for errors.
+            caller: the function, for errors.
             stream: the handle; 1 or None is the legacy default stream, 2 the per-thread default
                 stream, -1 none, whose order is not our concern.
 
         Raises:
             ValueError: another number, such as 0, which some take for 1 and others for 2.
         """
-        handle = _handle(where, stream)
+        handle = _handle(caller, stream)
         if handle is not None:
             self.runtime.wait_for_stream(handle)
 
-    def hold(self, where: str, stream: int | None) -> None:
+    def hold(self, caller: str, stream: int | None) -> None:
         """What a stream of theirs gets from now on comes after what we have launched.
 
         Arguments and errors as for `wait_for`.
         """
-        handle = _handle(where, stream)
+        handle = _handle(caller, stream)
         if handle is not None:
             self.runtime.hold_stream(handle)
 
@@ -157,7 +157,7 @@ class Backend:
 
     def executable(self, *args: Any) -> Any:
         """A program bound to memory: see `Executable`."""
-        from minigrad.backend.cuda.executable import Executable
+        from minigrad.backend.cuda.runtime.executable import Executable
 
         return Executable(self, *args)
 
@@ -175,12 +175,12 @@ class Backend:
         return BatchStage(self, assembly)
 
 
-def _handle(where: str, stream: int | None) -> int | None:
+def _handle(caller: str, stream: int | None) -> int | None:
     """CUDA's handle for a number of DLPack's, None for no stream."""
     handle = LEGACY_STREAM if stream is None else operator.index(stream)
     if handle == 0 or handle < -1:
         raise ValueError(
-            f"{where}: expected a stream's handle, 1 (the legacy default stream), 2 (the "
+            f"{caller}: expected a stream's handle, 1 (the legacy default stream), 2 (the "
             f"per-thread default stream) or -1 (no order), got {stream}."
         )
     return None if handle == -1 else handle

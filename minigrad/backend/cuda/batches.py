@@ -12,9 +12,9 @@ from array import array
 from typing import Any, NamedTuple
 
 from minigrad.backend.batches import Assembly
-from minigrad.backend.cuda.kernel import Kernel, compile_kernel
-from minigrad.backend.cuda.memory import Buffer, CopyBuffer
 from minigrad.backend.cuda.prelude import THREADS, divisor_words
+from minigrad.backend.cuda.runtime.jit import Kernel, compile_kernel
+from minigrad.backend.cuda.runtime.memory import Buffer, CopyBuffer
 from minigrad.backend.launch import Pointer, Program
 
 _X, _LABELS, _ARRIVED, _CONSTANTS = range(4)  # slots

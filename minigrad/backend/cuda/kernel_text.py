@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad.backend.cuda.expressions import memory_type, register_type
-from minigrad.backend.cuda.kernel import compile_kernel
 from minigrad.backend.cuda.prelude import THREADS, divisor_words
+from minigrad.backend.cuda.runtime.jit import compile_kernel
 from minigrad.backend.launch import Operand, Program
 
 NARROW_REACH = 1 << 31  # indices below it take 32 bits

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad.backend.cuda import conv, gather, gemm, window
-from minigrad.backend.cuda.loops import emit
+from minigrad.backend.cuda import gather
+from minigrad.backend.cuda.contract import conv, gemm
+from minigrad.backend.cuda.nests.loops import emit
 from minigrad.backend.cuda.random_bits import random_bits
 from minigrad.backend.cuda.scatter_add import scatter_add
+from minigrad.backend.cuda.window import window
 from minigrad.backend.launch import Operand, Program
 from minigrad.backend.loopnest import LoopNest
 

@@ -6,8 +6,8 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any
 
-from minigrad.backend.cuda.executable import Executable
-from minigrad.backend.cuda.memory import ALIGNMENT, BorrowedBuffer, Buffer
+from minigrad.backend.cuda.runtime.executable import Executable
+from minigrad.backend.cuda.runtime.memory import ALIGNMENT, BorrowedBuffer, Buffer
 from minigrad.backend.launch import Program, contiguous_strides
 from minigrad.backend.loopnest import Access, LoopNest, Store, simplified
 from minigrad.dtype import DType, uint8

@@ -1,0 +1,1 @@
+"""Vector code: loads and stores, instructions, elementary functions."""

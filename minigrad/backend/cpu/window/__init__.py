@@ -1,0 +1,1 @@
+"""Windows: sums, maxima and what maxima select."""

@@ -1,0 +1,34 @@
+"""Loop nests without reductions: threads are numbered along all axes, the innermost in packs.
+
+There are no more blocks than keep the chip busy; each thread takes several packs in turn, so that
+what it reads from the table is read once.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from minigrad.backend.cuda.nests.writer import NestWriter
+from minigrad.backend.cuda.prelude import THREADS
+
+BLOCKS = 16  # of one multiprocessor, twice what can be at work at the same time
+
+
+class Elementwise(NestWriter):
+    """Every axis is kept."""
+
+    def emit(self, processors: int) -> None:
+        """Append the launch on a chip of so many multiprocessors."""
+        self.lanes = self.widest()
+        axes = list(range(self.rank))
+        packs = prod(self.nest.shape) // self.lanes
+        kind = self.index
+        self.word(packs, "packs")
+        self.divisors(axes, self.lanes)
+        self.declare()
+        start, step = f"({kind})blockIdx.x * {THREADS}", f"({kind})gridDim.x * {THREADS}"
+        self.open(f"for ({kind} flat = {start} + threadIdx.x; flat < packs; flat += {step})")
+        self.decode(axes, "flat", self.lanes)
+        self.work(0, set(), axes)
+        self.close()
+        self.launch(min(-(-packs // THREADS), BLOCKS * processors), THREADS)

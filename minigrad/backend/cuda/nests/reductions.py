@@ -1,0 +1,291 @@
+"""Loop nests with reductions: teams of threads that share a kept point's elements.
+
+[Note: sums] A thread adds up BLOCK packs in the type of the elements, each lane of the packs apart
+from the others, and those sums in float64 (int64, for integers). So the error does not grow with
+the number of elements, and a chip that is slow at float64 hardly notices. What threads have found
+they combine in a fixed order: the same program gives the same bits on the same chip.
+
+[Note: large teams] A nest of several passes reads its slices again, from the nearest cache that
+holds those at work, and cannot be cut into parts. The more threads a slice has, the fewer are at
+work, and the fewer it takes to fill the chip. But threads wait for each other between passes, so
+two slices should be at work on a multiprocessor, unless they are long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from minigrad.backend.cuda.expressions import memory_type, register_type
+from minigrad.backend.cuda.nests.writer import NestWriter
+from minigrad.backend.cuda.prelude import MOST_THREADS, THREADS
+from minigrad.backend.launch import Pointer, Program
+from minigrad.backend.loopnest import Access, LoopNest, Reduction
+
+BLOCK = 32  # packs, see [Note: sums]
+LEAST = 4  # packs that a thread of a team should have
+LONG = 1 << 15  # elements of a slice for which a team takes a multiprocessor: [Note: large teams]
+WARP = 32
+# Threads that one multiprocessor should have to hide the latency of memory, and blocks of a kernel
+# that is cut into parts.
+BUSY = 1024
+PART_BLOCKS = 8
+# What a thread should have under way: bytes, and the most loads for them.
+UNDER_WAY = 64
+LOADS = 8
+
+
+def _power_of_two(n: int) -> int:
+    """The smallest power of two that is not less."""
+    return 1 << (max(n, 1) - 1).bit_length()
+
+
+def _floor_power_of_two(n: int) -> int:
+    """The largest power of two that is not more than n, or 1."""
+    return 1 << (max(n, 1).bit_length() - 1)
+
+
+class _Reducing(NestWriter):
+    """What rows and columns share: passes of accumulation, combination and result."""
+
+    team: int  # threads of one kept point
+    points: int  # kept points of a block
+
+    def __init__(self, program: Program, nest: LoopNest, processors: int):
+        super().__init__(program, nest)
+        self.processors = processors
+        self.outer = prod(nest.shape[a] for a in self.kept)
+        self.shape()
+        self.packs = prod(nest.shape[a] for a in self.reduced) // self.lanes
+        self.parts = self._parts()
+
+    def shape(self) -> None:
+        """Choose lanes, team and points."""
+        raise AssertionError("a subclass chooses")
+
+    def combined(self, kind: str, name: str) -> str:
+        """The combination of a team's values."""
+        raise AssertionError("a subclass combines")
+
+    def locate(self) -> None:
+        """Declare `member`, the thread's number in its team, and `point`, its number in a block."""
+        raise AssertionError("a subclass locates")
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of one part."""
+        return -(-self.outer // self.points)
+
+    def _parts(self) -> int:
+        """How many blocks share a kept point's elements; dependent passes cannot be shared."""
+        if self.nest.passes > 1 or self.packs <= BLOCK * self.team:
+            return 1  # a second launch would take longer than so few turns
+        wanted = PART_BLOCKS * self.processors // self.blocks
+        most = self.packs // (LEAST * self.team)
+        return max(1, min(wanted, most))
+
+    def emit(self, partial: Sequence[Access] | None = None) -> None:
+        """Append the launch; with `partial`, results of each part go there."""
+        kind = self.index
+        self.word(self.outer, "outer")
+        self.word(self.packs, "packs")
+        self.word(self.team, "team", "int")
+        self.word(self.team.bit_length() - 1, "team_log2", "int")
+        self.word(self.points, "points", "int")
+        self.divisors(self.kept)
+        self.divisors(self.reduced, self.lanes)
+        if partial is None:
+            self.line(f"const {kind} block = blockIdx.x;")
+        else:
+            self.word(self.blocks, "blocks")
+            self.line(f"const {kind} part = ({kind})blockIdx.x / blocks;")
+            self.line(f"const {kind} block = ({kind})blockIdx.x - part * blocks;")
+        self.declare()
+        self.line("__shared__ double shared[256];")
+        self.locate()
+        self.line(f"const {kind} kept = block * points + point;")
+        self.line("const bool inside = kept < outer;")
+        # Threads beyond the last point take part in what the block does together, on no element.
+        self.line(f"const {kind} flat = inside ? kept : 0;")
+        if self.kept:
+            self.decode(self.kept, "flat")
+        for access, j in self.accesses.items():
+            if any(access.strides[a] for a in self.kept):
+                self.line(f"const {kind} o{j} = {self.offset(access, self.kept)};")
+                self.moved.add(access)
+        if partial is None:
+            self.line("const bool writes = inside && member == 0;")
+            self.line(f"const {kind} first = member, last = packs;")
+        else:
+            self.word(-(-self.packs // self.parts), "share")
+            self.line("const bool writes = inside && member == 0;")
+            self.line(f"const {kind} begin = part * share;")
+            self.line(f"const {kind} last = begin + share < packs ? begin + share : packs;")
+            self.line(f"const {kind} first = begin + member;")
+        # Loops count turns, since the compiler does not unroll one whose step it does not know.
+        some = "inside && first < last"
+        self.line(f"const {kind} turns = {some} ? (last - first + team - 1) >> team_log2 : 0;")
+        known: set[int] = set()
+        for level in range(self.nest.passes):
+            self._pass(level, known, partial)
+        self.launch(self.blocks * self.parts, self.team * self.points)
+
+    def _pass(self, level: int, known: set[int], partial: Sequence[Access] | None) -> None:
+        reductions = [(n, r) for n, r in enumerate(self.nest.reductions) if r.level == level]
+        self.line(f"// pass {level}")
+        for k in self.nest.cone(self.nest.roots(level)):
+            fixed = not self.varies[k] & set(self.reduced)
+            if fixed and k not in known and self._computes(k):
+                e = self.nest.expressions[k]
+                self.assign(k, f"read({self.place(e[1], ())})" if e[0] == "load" else "")
+                known.add(k)
+        for n, r in reductions:
+            self.line(f"{_wide(r, self.nest)} t{n} = {_initial(r, self.nest)};")
+        kind = self.index
+        blocked = any(r.kind == "sum" for _, r in reductions)
+        if blocked:
+            self.open(f"for ({kind} done = 0; done < turns; done += {BLOCK})")
+            for n, r in reductions:
+                if r.kind == "sum":
+                    self.line(f"{_narrow(r, self.nest)} a{n}[{self.lanes}] = {{}};")
+            self.line(f"const {kind} rest = turns - done;")
+            self.line(f"const int block_turns = rest < {BLOCK} ? (int)rest : {BLOCK};")
+            self.unroll(level, known)
+            self.open("for (int t = 0; t < block_turns; ++t)")
+            self.line(f"const {kind} r = first + (done + t) * team;")
+        else:
+            self.unroll(level, known)
+            self.open(f"for ({kind} t = 0; t < turns; ++t)")
+            self.line(f"const {kind} r = first + t * team;")
+        self.decode(self.reduced, "r", self.lanes)
+        self.work(level, known, self.reduced)
+        self.close()
+        if blocked:
+            for n, r in reductions:
+                if r.kind == "sum":
+                    each = "".join(f" + a{n}[{lane}]" for lane in range(self.lanes))
+                    self.line(f"t{n} = t{n}{each};")
+            self.close()
+        for n, r in reductions:
+            self._result(n, r, known, partial)
+
+    def unroll(self, level: int, known: set[int]) -> None:
+        """Let a loop with few loads begin those of its next turns, too, if it has these turns."""
+        needed = set(self.nest.cone(self.nest.roots(level))) - known
+        loads = [self.nest.types[k] for k in needed if self.nest.expressions[k][0] == "load"]
+        nbytes = sum(dtype.itemsize for dtype in loads) * self.lanes
+        turns = self.packs // (self.team * self.parts)
+        if loads:
+            turns = min(turns, LOADS // len(loads), UNDER_WAY // nbytes)
+        # Registers for more would only leave room for fewer threads.
+        self.line(f"#pragma unroll {_floor_power_of_two(turns) if loads else 1}")
+
+    def _result(
+        self, n: int, r: Reduction, known: set[int], partial: Sequence[Access] | None
+    ) -> None:
+        self.line(f"const {_wide(r, self.nest)} r{n} = {self.combined(r.kind, f't{n}')};")
+        kind = register_type(r.dtype)
+        if partial is not None:
+            p = partial[n]
+            memory = memory_type(p.dtype)
+            at = len(self.words)
+            self.words.append(Pointer(p.slot, p.offset))
+            target = f"array_at<{memory}>(table[{at}]) + (part * outer + kept)"
+            self.line(f"if (writes) store({target}, ({register_type(p.dtype)})r{n});")
+            return
+        self.line(f"if (writes) store({self.place(r.access, ())}, ({kind})r{n});")
+        key = ("reduction", n)
+        if key in self.nest.expressions:
+            k = self.nest.expressions.index(key)
+            self.line(f"const {kind} e{k} = ({kind})r{n};")
+            known.add(k)
+
+    def accumulate(self, level: int) -> None:
+        """Add one element to the reductions of a pass."""
+        for n, r in enumerate(self.nest.reductions):
+            if r.level == level:
+                if r.kind == "sum":
+                    self.line(f"a{n}[{'j' if self.lanes > 1 else '0'}] += e{r.expression};")
+                else:
+                    self.line(f"t{n} = maximum_of(t{n}, ({_wide(r, self.nest)})e{r.expression});")
+
+
+class Rows(_Reducing):
+    """The innermost axis is reduced: a team's threads lie side by side along it."""
+
+    def shape(self) -> None:
+        """A team large enough to keep the chip busy, or as large as there are packs."""
+        self.lanes = self.widest()
+        packs = prod(self.nest.shape[a] for a in self.reduced) // self.lanes
+        team, most = 1, THREADS
+        if self.nest.passes > 1:
+            most = MOST_THREADS if packs * self.lanes >= LONG else 2 * THREADS
+        while team < min(most, packs) and (
+            team * LEAST < packs or self.outer * team < BUSY * self.processors
+        ):
+            team *= 2
+        self.team = team
+        self.points = max(min(THREADS // team, _power_of_two(self.outer)), WARP // team, 1)
+
+    def locate(self) -> None:
+        """Teams are runs of threads."""
+        self.line("const int member = threadIdx.x & (team - 1), point = threadIdx.x / team;")
+
+    def combined(self, kind: str, name: str) -> str:
+        """By shuffles within a warp, through shared memory between warps."""
+        return f"across_team<{_operation(kind)}>({name}, team, shared)"
+
+
+class Columns(_Reducing):
+    """The innermost axis is kept: a block is `team` rows of `points` threads."""
+
+    def shape(self) -> None:
+        """As many columns as there are, up to a warp's; rows until the chip is busy."""
+        packs = prod(self.nest.shape[a] for a in self.reduced)
+        team, most = 1, THREADS // min(WARP, _power_of_two(self.outer))
+        while team < min(most, packs) and (
+            team * LEAST < packs or self.outer * team < BUSY * self.processors
+        ):
+            team *= 2
+        self.points = min(THREADS // team, _power_of_two(self.outer))
+        self.team = max(team, WARP // self.points)
+
+    def locate(self) -> None:
+        """Teams are columns of threads."""
+        self.line("const int member = threadIdx.x / points, point = threadIdx.x & (points - 1);")
+
+    def combined(self, kind: str, name: str) -> str:
+        """Through shared memory."""
+        return f"across_rows<{_operation(kind)}>({name}, points, team, shared)"
+
+
+def _operation(kind: str) -> str:
+    return {"sum": "Sum", "max": "Max"}[kind]
+
+
+def _narrow(r: Reduction, nest: LoopNest) -> str:
+    """What a block of elements is added up in."""
+    dtype = nest.types[r.expression]
+    return register_type(dtype) if dtype.is_floating else "i64"
+
+
+def _wide(r: Reduction, nest: LoopNest) -> str:
+    """What results of blocks and threads are combined in."""
+    dtype = nest.types[r.expression]
+    if r.kind == "sum":
+        return "double" if dtype.is_floating else "i64"
+    if dtype.is_floating:
+        return register_type(dtype)
+    return "i64" if dtype.itemsize == 8 else "int"
+
+
+def _initial(r: Reduction, nest: LoopNest) -> str:
+    dtype = nest.types[r.expression]
+    if r.kind == "sum":
+        return "0"
+    if dtype.is_floating:
+        return f"({register_type(dtype)})-as_float(0x7F800000u)"
+    if dtype.kind in ("bool", "uint"):
+        return "0"
+    bits = 8 * dtype.itemsize - 1
+    return f"({register_type(dtype)})(-(1ll << {bits - 1}) * 2)"

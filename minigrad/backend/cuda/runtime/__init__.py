@@ -1,0 +1,1 @@
+"""Memory, compiled kernels and the calls that run them."""

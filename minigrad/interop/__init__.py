@@ -1,0 +1,1 @@
+"""Arrays of other libraries, and files: how data comes in and goes out."""
