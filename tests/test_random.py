@@ -105,7 +105,7 @@ def test_halves_are_drawn_in_float32_and_cast(dtype, digits):
     for draw in (mg.random.uniform, mg.random.normal):
         assert draw(3, dtype=dtype, device=place, generator=words).dtype is dtype
     assert mg.random.uniform(3, 2.0, 5.0, dtype, place, words).dtype is dtype
-    p = mg.handle.wrap(mg.graph.leaf(None, (3,), dtype, place))
+    p = mg.tensor_base.wrap(mg.graph.leaf(None, (3,), dtype, place))
     assert mg.random.bernoulli(3, p, generator=words).dtype is mg.bool
     assert len(drawn) == 6
     assert {w.shape for w in drawn} == {(3,)}
