@@ -1,362 +1,74 @@
 """minigrad: a NumPy-free autodiff mini-framework.
 
-Backends are imported when their device is first used: this module loads neither Numba nor CuPy.
+Every module says in its `__all__` which of its names are public; this one gathers them. Backends
+are imported when their device is first used: this module loads neither Numba nor CuPy.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from minigrad import creation, device, dtype, errors, functions
 from minigrad.config import config as _config
-from minigrad.creation import (
-    arange,
-    asarray,
-    empty,
-    empty_like,
-    eye,
-    from_dlpack,
-    full,
-    full_like,
-    linspace,
-    ones,
-    ones_like,
-    tensor,
-    tril,
-    triu,
-    zeros,
-    zeros_like,
-)
-from minigrad.device import Device, cpu, cuda, default_device, devices, set_default_device
-from minigrad.dtype import DType, bfloat16, float16, float32, float64, int32, int64, uint8
+from minigrad.creation import *
+from minigrad.device import *
+from minigrad.dtype import *
 from minigrad.dtype import bool_ as bool
-from minigrad.errors import AnomalyError, CacheWarning, DataError, DeviceError, GradientError
-from minigrad.functions import (
-    abs,
-    add,
-    all,
-    any,
-    argmax,
-    argmin,
-    astype,
-    barrier,
-    bitwise_and,
-    bitwise_invert,
-    bitwise_or,
-    bitwise_xor,
-    broadcast_arrays,
-    broadcast_to,
-    ceil,
-    checkpoint,
-    clip,
-    concat,
-    cos,
-    cosh,
-    diagonal,
-    divide,
-    einsum,
-    equal,
-    erf,
-    erfc,
-    exp,
-    expand_dims,
-    expm1,
-    flatten,
-    flip,
-    floor,
-    floor_divide,
-    greater,
-    greater_equal,
-    isfinite,
-    isinf,
-    isnan,
-    less,
-    less_equal,
-    log,
-    log1p,
-    log2,
-    log10,
-    logaddexp,
-    logical_and,
-    logical_not,
-    logical_or,
-    logical_xor,
-    logsumexp,
-    matmul,
-    matrix_transpose,
-    max,
-    maximum,
-    mean,
-    min,
-    minimum,
-    moveaxis,
-    multiply,
-    negative,
-    not_equal,
-    one_hot,
-    outer,
-    permute_dims,
-    positive,
-    pow,
-    prod,
-    reciprocal,
-    remainder,
-    repeat,
-    reshape,
-    roll,
-    round,
-    rsqrt,
-    sign,
-    sin,
-    sinh,
-    split,
-    sqrt,
-    square,
-    squeeze,
-    stack,
-    std,
-    stop_gradient,
-    subtract,
-    sum,
-    take,
-    take_along_axis,
-    tan,
-    tanh,
-    tensordot,
-    tile,
-    trace,
-    trunc,
-    unstack,
-    var,
-    vecdot,
-    where,
-)
+from minigrad.errors import *
+from minigrad.functions import *
 from minigrad.tensor import Tensor
 from minigrad.tensor_base import no_grad
 
-if TYPE_CHECKING:
-    from minigrad import data, nn, optim, random
-    from minigrad.capture import CaptureError, compile
-    from minigrad.differentiate import (
-        grad,
-        gradients,
-        hessian,
-        hvp,
-        jacobian,
-        jvp,
-        value_and_grad,
-        vjp,
-    )
-    from minigrad.execution import (
-        detect_anomaly,
-        eager,
-        evaluate,
-        get_float32_matmul_precision,
-        rewrites,
-        set_float32_matmul_precision,
-        synchronize,
-    )
-    from minigrad.interop.safetensors import load, save
-    from minigrad.testing import gradcheck
-
-__all__ = [
-    "AnomalyError",
-    "CacheWarning",
-    "CaptureError",
-    "DType",
-    "DataError",
-    "Device",
-    "DeviceError",
-    "GradientError",
-    "Tensor",
-    "abs",
-    "add",
-    "all",
-    "any",
-    "arange",
-    "argmax",
-    "argmin",
-    "asarray",
-    "astype",
-    "barrier",
-    "bfloat16",
-    "bitwise_and",
-    "bitwise_invert",
-    "bitwise_or",
-    "bitwise_xor",
-    "bool",
-    "broadcast_arrays",
-    "broadcast_to",
-    "ceil",
-    "checkpoint",
-    "clip",
-    "compile",
-    "concat",
-    "cos",
-    "cosh",
-    "cpu",
-    "cuda",
-    "data",
-    "default_device",
-    "detect_anomaly",
-    "devices",
-    "diagonal",
-    "divide",
-    "eager",
-    "einsum",
-    "empty",
-    "empty_like",
-    "equal",
-    "erf",
-    "erfc",
-    "evaluate",
-    "exp",
-    "expand_dims",
-    "expm1",
-    "eye",
-    "flatten",
-    "flip",
-    "float16",
-    "float32",
-    "float64",
-    "floor",
-    "floor_divide",
-    "from_dlpack",
-    "full",
-    "full_like",
-    "get_float32_matmul_precision",
-    "grad",
-    "gradcheck",
-    "gradients",
-    "greater",
-    "greater_equal",
-    "hessian",
-    "hvp",
-    "int32",
-    "int64",
-    "isfinite",
-    "isinf",
-    "isnan",
-    "jacobian",
-    "jvp",
-    "less",
-    "less_equal",
-    "linspace",
-    "load",
-    "log",
-    "log1p",
-    "log2",
-    "log10",
-    "logaddexp",
-    "logical_and",
-    "logical_not",
-    "logical_or",
-    "logical_xor",
-    "logsumexp",
-    "matmul",
-    "matrix_transpose",
-    "max",
-    "maximum",
-    "mean",
-    "min",
-    "minimum",
-    "moveaxis",
-    "multiply",
-    "negative",
-    "nn",
-    "no_grad",
-    "not_equal",
-    "one_hot",
-    "ones",
-    "ones_like",
-    "optim",
-    "outer",
-    "permute_dims",
-    "positive",
-    "pow",
-    "prod",
-    "random",
-    "reciprocal",
-    "remainder",
-    "repeat",
-    "reshape",
-    "rewrites",
-    "roll",
-    "round",
-    "rsqrt",
-    "save",
-    "set_default_device",
-    "set_float32_matmul_precision",
-    "sign",
-    "sin",
-    "sinh",
-    "split",
-    "sqrt",
-    "square",
-    "squeeze",
-    "stack",
-    "std",
-    "stop_gradient",
-    "subtract",
-    "sum",
-    "synchronize",
-    "take",
-    "take_along_axis",
-    "tan",
-    "tanh",
-    "tensor",
-    "tensordot",
-    "tile",
-    "trace",
-    "tril",
-    "triu",
-    "trunc",
-    "uint8",
-    "unstack",
-    "value_and_grad",
-    "var",
-    "vecdot",
-    "vjp",
-    "where",
-    "zeros",
-    "zeros_like",
-]
-
 # Imported when first asked for, so that `import minigrad` stays fast.
 _LAZY = {
-    "CaptureError": "minigrad.capture",
-    "compile": "minigrad.capture",
-    "grad": "minigrad.differentiate",
-    "gradients": "minigrad.differentiate",
-    "hessian": "minigrad.differentiate",
-    "hvp": "minigrad.differentiate",
-    "jacobian": "minigrad.differentiate",
-    "jvp": "minigrad.differentiate",
-    "value_and_grad": "minigrad.differentiate",
-    "vjp": "minigrad.differentiate",
-    "detect_anomaly": "minigrad.execution",
-    "eager": "minigrad.execution",
-    "evaluate": "minigrad.execution",
-    "get_float32_matmul_precision": "minigrad.execution",
-    "rewrites": "minigrad.execution",
-    "set_float32_matmul_precision": "minigrad.execution",
-    "synchronize": "minigrad.execution",
-    "load": "minigrad.interop.safetensors",
-    "save": "minigrad.interop.safetensors",
-    "gradcheck": "minigrad.testing",
-    "data": "minigrad.data",
-    "nn": "minigrad.nn",
-    "optim": "minigrad.optim",
-    "random": "minigrad.random",
-    "study": "minigrad.study",
-}
+    name: module
+    for module, names in {
+        "minigrad.capture": ["compile"],
+        "minigrad.differentiate": [
+            "grad", "gradients", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp",
+        ],
+        "minigrad.execution": [
+            "detect_anomaly", "eager", "evaluate", "get_float32_matmul_precision", "rewrites",
+            "set_float32_matmul_precision", "synchronize",
+        ],
+        "minigrad.interop.safetensors": ["load", "save"],
+        "minigrad.testing": ["gradcheck"],
+        "minigrad": ["data", "nn", "optim", "random", "study"],
+    }.items()
+    for name in names
+}  # fmt: skip
+
+__all__ = ["Tensor", "bool", "data", "nn", "no_grad", "optim", "random"]
+__all__ += creation.__all__
+__all__ += device.__all__
+__all__ += dtype.__all__
+__all__ += errors.__all__
+__all__ += functions.__all__
+
+if TYPE_CHECKING:
+    from minigrad import capture, data, differentiate, execution, nn, optim, random, testing
+    from minigrad.capture import *
+    from minigrad.differentiate import *
+    from minigrad.execution import *
+    from minigrad.interop import safetensors
+    from minigrad.interop.safetensors import *
+    from minigrad.testing import *
+
+    __all__ += capture.__all__
+    __all__ += differentiate.__all__
+    __all__ += execution.__all__
+    __all__ += safetensors.__all__
+    __all__ += testing.__all__
+else:
+    __all__ += [name for name, module in _LAZY.items() if module != "minigrad"]
 
 
 def __getattr__(name: str) -> Any:
     module = _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module 'minigrad' has no attribute {name!r}")
-    found = import_module(module)
-    value = found if module == f"minigrad.{name}" else getattr(found, name)
-    globals()[name] = value
+    if module == "minigrad":  # the name of a module
+        return import_module(f"minigrad.{name}")
+    value = globals()[name] = getattr(import_module(module), name)
     return value
 
 

@@ -34,6 +34,8 @@ from minigrad.trees import tree_leaves, tree_paths, tree_rebuilt
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
+__all__ = ["compile"]
+
 before_replay: list[Callable[[], None]] = []  # optimizers bring their hyper-parameters up to date
 
 MOST_SIGNATURES = 64  # remembered for each function, and

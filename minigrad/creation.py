@@ -12,7 +12,6 @@ from minigrad import ops
 from minigrad.device import Device, as_device, backend_of, cpu
 from minigrad.dtype import DType, as_dtype, float32, float64, int64, of_scalar, promote
 from minigrad.functions.arguments import as_shape, as_type, constant, expand_to, node_of, number
-from minigrad.functions.manipulation import tril, triu
 from minigrad.graph import Node, Number, Shape, leaf
 from minigrad.interop.encoding import encode
 from minigrad.ops.control import stop_gradient
@@ -32,8 +31,6 @@ __all__ = [
     "ones",
     "ones_like",
     "tensor",
-    "tril",
-    "triu",
     "zeros",
     "zeros_like",
 ]

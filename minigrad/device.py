@@ -13,6 +13,15 @@ from typing import Any
 from minigrad.config import config
 from minigrad.errors import DeviceError
 
+__all__ = [
+    "Device",
+    "cpu",
+    "cuda",
+    "default_device",
+    "devices",
+    "set_default_device",
+]
+
 
 @dataclass(frozen=True)
 class Device:

@@ -24,6 +24,17 @@ from minigrad.trees import tree_leaves, tree_rebuilt
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
+__all__ = [
+    "grad",
+    "gradients",
+    "hessian",
+    "hvp",
+    "jacobian",
+    "jvp",
+    "value_and_grad",
+    "vjp",
+]
+
 Tree = Any
 
 

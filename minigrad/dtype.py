@@ -7,6 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+__all__ = [
+    "DType",
+    "bfloat16",
+    "float16",
+    "float32",
+    "float64",
+    "int32",
+    "int64",
+    "uint8",
+]
+
 
 @dataclass(frozen=True)
 class DType:

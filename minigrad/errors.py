@@ -1,5 +1,14 @@
 """The exception and warning classes that minigrad adds to Python's own."""
 
+__all__ = [
+    "AnomalyError",
+    "CacheWarning",
+    "CaptureError",
+    "DataError",
+    "DeviceError",
+    "GradientError",
+]
+
 
 class GradientError(RuntimeError):
     """No derivative exists: the op has no rule, or no path leads to the input."""

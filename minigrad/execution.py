@@ -20,6 +20,16 @@ from minigrad.tensor_base import TensorBase
 if TYPE_CHECKING:
     from minigrad.compiler.plan import Plan
 
+__all__ = [
+    "detect_anomaly",
+    "eager",
+    "evaluate",
+    "get_float32_matmul_precision",
+    "rewrites",
+    "set_float32_matmul_precision",
+    "synchronize",
+]
+
 # Tensors that were assigned and not computed yet (running statistics): the next computation takes
 # them along, in the same pass over the data. See layers' [Note: buffer updates].
 pending_updates: weakref.WeakValueDictionary[int, TensorBase] = weakref.WeakValueDictionary()

@@ -15,6 +15,8 @@ from minigrad.errors import GradientError
 from minigrad.execution import evaluate
 from minigrad.tensor import Tensor
 
+__all__ = ["gradcheck"]
+
 Values = list[float]
 
 

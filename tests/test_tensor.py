@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,9 +39,24 @@ def test_import_is_light() -> None:
 def test_every_public_name_exists() -> None:
     for name in mg.__all__:
         assert getattr(mg, name) is not None
-    assert set(mg._LAZY) - {"study", "rewrites"} <= set(mg.__all__)
+    assert len(set(mg.__all__)) == len(mg.__all__)
+    assert set(mg._LAZY) - {"study"} <= set(mg.__all__) <= set(dir(mg))
     with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
         mg.no_such_name  # noqa: B018
+
+
+def test_names_imported_later_are_those_that_their_modules_make_public() -> None:
+    """And the type checker's branch of `minigrad/__init__.py` imports the same modules."""
+    named: dict[str, set[str]] = {}
+    for name, module in mg._LAZY.items():
+        if module != "minigrad":
+            named.setdefault(module, set()).add(name)
+    assert named == {m: set(importlib.import_module(m).__all__) for m in named}
+    source = Path(mg.__file__).read_text(encoding="utf-8")
+    for_checkers = source.partition("if TYPE_CHECKING:")[2].partition("else:")[0]
+    for module in named:
+        assert f"    from {module} import *\n" in for_checkers
+        assert f"    __all__ += {module.rpartition('.')[2]}.__all__\n" in for_checkers
 
 
 def test_metadata_computes_nothing() -> None:

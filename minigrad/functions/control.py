@@ -13,6 +13,12 @@ from minigrad.tensor_base import TensorBase, wrap
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
+__all__ = [
+    "barrier",
+    "checkpoint",
+    "stop_gradient",
+]
+
 
 def stop_gradient(x: Tensor) -> Tensor:
     """The values of `x`, as a constant of differentiation."""

@@ -16,6 +16,12 @@ from minigrad.tensor_base import wrap
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
+__all__ = [
+    "one_hot",
+    "take",
+    "take_along_axis",
+]
+
 
 def take(x: Tensor, indices: Tensor, axis: int | None = None) -> Tensor:
     """The slices of `x` along `axis` at integer `indices`; None indexes the flattened tensor."""

@@ -22,6 +22,15 @@ from minigrad.tensor_base import wrap
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
+__all__ = [
+    "diagonal",
+    "matmul",
+    "outer",
+    "tensordot",
+    "trace",
+    "vecdot",
+]
+
 
 def _operands(caller: str, x1: Tensor, x2: Tensor) -> tuple[Node, Node]:
     a, b = node_of(caller, x1), node_of(caller, x2)

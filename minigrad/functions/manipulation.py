@@ -26,6 +26,28 @@ if TYPE_CHECKING:
     from minigrad.functions.arguments import Axis
     from minigrad.tensor import Tensor
 
+__all__ = [
+    "broadcast_arrays",
+    "broadcast_to",
+    "concat",
+    "expand_dims",
+    "flatten",
+    "flip",
+    "matrix_transpose",
+    "moveaxis",
+    "permute_dims",
+    "repeat",
+    "reshape",
+    "roll",
+    "split",
+    "squeeze",
+    "stack",
+    "tile",
+    "tril",
+    "triu",
+    "unstack",
+]
+
 
 def reshape(x: Tensor, *shape: int | Sequence[int]) -> Tensor:
     """The elements in row-major order in a new shape; one extent may be -1."""

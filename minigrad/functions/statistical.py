@@ -23,6 +23,21 @@ if TYPE_CHECKING:
     from minigrad.functions.arguments import Axis
     from minigrad.tensor import Tensor
 
+__all__ = [
+    "all",
+    "any",
+    "argmax",
+    "argmin",
+    "logsumexp",
+    "max",
+    "mean",
+    "min",
+    "prod",
+    "std",
+    "sum",
+    "var",
+]
+
 
 def sum(
     x: Tensor, axis: Axis = None, *, keepdims: bool = False, dtype: DType | str | None = None

@@ -21,6 +21,8 @@ from minigrad.tensor_base import wrap
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
+__all__ = ["load", "save"]
+
 _Path = str | os.PathLike[str]
 
 # What safetensors calls our types in a file: F32, BF16, I64, U8, BOOL.

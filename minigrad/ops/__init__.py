@@ -1,112 +1,20 @@
 """The closed set of primitives: every value, derivative and update is built of these."""
 
 from minigrad.graph import const, iota, like, zeros_like
-from minigrad.ops.contract import conv, dot
-from minigrad.ops.control import barrier, checkpoint, stop_gradient, variable
-from minigrad.ops.elementwise import (
-    abs_,
-    add,
-    bitwise_and,
-    bitwise_invert,
-    bitwise_or,
-    bitwise_xor,
-    cast,
-    cos,
-    div,
-    equal,
-    erf,
-    erfc,
-    exp,
-    expm1,
-    floor,
-    floor_divide,
-    gelu,
-    less,
-    less_equal,
-    log,
-    log1p,
-    maximum,
-    minimum,
-    mul,
-    neg,
-    pow_,
-    rsqrt,
-    sigmoid,
-    sign,
-    sin,
-    softplus,
-    sqrt,
-    sub,
-    tanh,
-    where,
-)
-from minigrad.ops.gather import random_bits, scatter_add, take
-from minigrad.ops.reduce import argmax, max_, sum_
-from minigrad.ops.view import concat, expand, flip, narrow, pad, permute, reshape, slice_
-from minigrad.ops.window import window_max, window_scatter, window_select, window_sum
+from minigrad.ops import contract, control, elementwise, gather, reduce, view, window
+from minigrad.ops.contract import *
+from minigrad.ops.control import *
+from minigrad.ops.elementwise import *
+from minigrad.ops.gather import *
+from minigrad.ops.reduce import *
+from minigrad.ops.view import *
+from minigrad.ops.window import *
 
-__all__ = [
-    "abs_",
-    "add",
-    "argmax",
-    "barrier",
-    "bitwise_and",
-    "bitwise_invert",
-    "bitwise_or",
-    "bitwise_xor",
-    "cast",
-    "checkpoint",
-    "concat",
-    "const",
-    "conv",
-    "cos",
-    "div",
-    "dot",
-    "equal",
-    "erf",
-    "erfc",
-    "exp",
-    "expand",
-    "expm1",
-    "flip",
-    "floor",
-    "floor_divide",
-    "gelu",
-    "iota",
-    "less",
-    "less_equal",
-    "like",
-    "log",
-    "log1p",
-    "max_",
-    "maximum",
-    "minimum",
-    "mul",
-    "narrow",
-    "neg",
-    "pad",
-    "permute",
-    "pow_",
-    "random_bits",
-    "reshape",
-    "rsqrt",
-    "scatter_add",
-    "sigmoid",
-    "sign",
-    "sin",
-    "slice_",
-    "softplus",
-    "sqrt",
-    "stop_gradient",
-    "sub",
-    "sum_",
-    "take",
-    "tanh",
-    "variable",
-    "where",
-    "window_max",
-    "window_scatter",
-    "window_select",
-    "window_sum",
-    "zeros_like",
-]
+__all__ = ["const", "iota", "like", "zeros_like"]
+__all__ += contract.__all__
+__all__ += control.__all__
+__all__ += elementwise.__all__
+__all__ += gather.__all__
+__all__ += reduce.__all__
+__all__ += view.__all__
+__all__ += window.__all__

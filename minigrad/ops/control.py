@@ -14,6 +14,13 @@ import itertools
 
 from minigrad.graph import Node, Primitive, build, register, topological
 
+__all__ = [
+    "barrier",
+    "checkpoint",
+    "stop_gradient",
+    "variable",
+]
+
 
 def _identity(x: Node, *rest: Node, **attrs):
     return x.shape, x.dtype

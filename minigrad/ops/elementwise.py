@@ -13,6 +13,44 @@ from typing import Any
 from minigrad.dtype import DType, bool_
 from minigrad.graph import Node, Primitive, Shape, const_value, like, register, zeros_like
 
+__all__ = [
+    "abs_",
+    "add",
+    "bitwise_and",
+    "bitwise_invert",
+    "bitwise_or",
+    "bitwise_xor",
+    "cast",
+    "cos",
+    "div",
+    "equal",
+    "erf",
+    "erfc",
+    "exp",
+    "expm1",
+    "floor",
+    "floor_divide",
+    "gelu",
+    "less",
+    "less_equal",
+    "log",
+    "log1p",
+    "maximum",
+    "minimum",
+    "mul",
+    "neg",
+    "pow_",
+    "rsqrt",
+    "sigmoid",
+    "sign",
+    "sin",
+    "softplus",
+    "sqrt",
+    "sub",
+    "tanh",
+    "where",
+]
+
 
 def _same_shape(name: str, *inputs: Node) -> Shape:
     shape = inputs[0].shape

@@ -12,6 +12,12 @@ from minigrad.graph import Node, Primitive, Shape, like, register, zeros_like
 from minigrad.ops.elementwise import equal, where
 from minigrad.ops.view import expand
 
+__all__ = [
+    "argmax",
+    "max_",
+    "sum_",
+]
+
 Axes = tuple[int, ...]
 
 

@@ -11,6 +11,17 @@ from typing import Any
 from minigrad.dtype import DType
 from minigrad.graph import Node, Primitive, Shape, register, zeros_like
 
+__all__ = [
+    "concat",
+    "expand",
+    "flip",
+    "narrow",
+    "pad",
+    "permute",
+    "reshape",
+    "slice_",
+]
+
 Ints = tuple[int, ...]
 
 

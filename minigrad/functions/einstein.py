@@ -14,6 +14,10 @@ from minigrad.tensor_base import wrap
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
+__all__ = [
+    "einsum",
+]
+
 Labels = list[str]
 
 
