@@ -1,4 +1,4 @@
-"""The picture in ARCHITECTURE.md, enforced: who may import whom, and what an import may cost."""
+"""The picture in `minigrad/README.md`, enforced: who may import whom, and what an import costs."""
 
 from __future__ import annotations
 

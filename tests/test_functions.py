@@ -418,7 +418,7 @@ def test_empty_reductions() -> None:
 
 
 def test_variance_is_centred_first() -> None:
-    """The sum of squares alone would give anything from -16 to 104 here: STYLE.md, section 2."""
+    """The sum of squares alone would give anything from -16 to 104 here."""
     rng = random.Random(1)
     x = mg.tensor([10_000.0 + rng.gauss(0, 1) for _ in range(1000)])
     expected = _var(x.tolist())

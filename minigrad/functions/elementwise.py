@@ -194,7 +194,7 @@ def sign(x: Tensor) -> Tensor:
 
 
 def square(x: Tensor) -> Tensor:
-    """X times x."""
+    """x times x."""
     node = node_of("square", x)
     return wrap(ops.mul(node, node))
 
@@ -209,7 +209,7 @@ def reciprocal(x: Tensor) -> Tensor:
 
 
 def exp(x: Tensor) -> Tensor:
-    """E to the power x."""
+    """e to the power x."""
     return wrap(ops.exp(as_float(node_of("exp", x))))
 
 
@@ -318,7 +318,7 @@ def ceil(x: Tensor) -> Tensor:
 
 
 def trunc(x: Tensor) -> Tensor:
-    """X without its fraction."""
+    """x without its fraction."""
     node = node_of("trunc", x)
     return wrap(ops.sign(node) * ops.floor(ops.abs_(node)) if node.dtype.is_floating else node)
 
@@ -351,7 +351,7 @@ def minimum(x1: Operand, x2: Operand) -> Tensor:
 
 
 def clip(x: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:
-    """X held between `min` and `max`."""
+    """x held between `min` and `max`."""
     if min is not None:
         x = maximum(x, min)
     if max is not None:

@@ -63,7 +63,7 @@ def _conv_infer(
     x: Node, w: Node, *, stride: Pair, padding: Padding, input_dilation: Pair,
     kernel_dilation: Pair, groups: int,
 ) -> tuple[Shape, DType]:  # fmt: skip
-    """X (N, C, H, W), w (O, C / groups, KH, KW) -> (N, O, OH, OW); cross-correlation."""
+    """x (N, C, H, W), w (O, C / groups, KH, KW) -> (N, O, OH, OW); cross-correlation."""
     if x.dtype is not w.dtype or x.dtype.kind == "bool":
         raise TypeError(f"conv: expected one number dtype, got {x.dtype.name}, {w.dtype.name}.")
     if x.ndim != 4 or w.ndim != 4 or x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
