@@ -8,7 +8,9 @@ from minigrad.data.dataset import ImageDataset, TensorDataset
 from minigrad.data.digits import Digits
 from minigrad.data.idx import IDX, MNIST, FashionMNIST, IDXDataset
 from minigrad.data.loader import DataLoader
+from minigrad.data.moments import PooledMoments
 from minigrad.data.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip
+from minigrad.data.whitening import Whitening
 
 __all__ = [
     "CIFAR10",
@@ -21,7 +23,9 @@ __all__ = [
     "IDXDataset",
     "ImageDataset",
     "Normalize",
+    "PooledMoments",
     "RandomCrop",
     "RandomHorizontalFlip",
     "TensorDataset",
+    "Whitening",
 ]
