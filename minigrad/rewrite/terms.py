@@ -183,6 +183,15 @@ class Algebra:
         """Whether a monomial does not vary along all axes of the region."""
         return self.varies(m) != self.top
 
+    def by_core(self, p: Terms, top: int) -> dict[Monomial, Terms]:
+        """{product of the factors that vary along all axes of `top`: its coefficient}."""
+        rows: dict[Monomial, Terms] = {}
+        for m, k in p.items():
+            core = tuple([f for f in m if self.mask[f[0]] == top])
+            small = tuple([f for f in m if self.mask[f[0]] != top])
+            rows.setdefault(core, {})[small] = k
+        return rows
+
     # --- sums kept whole -------------------------------------------------------------------------
 
     def primitive(self, p: Terms) -> tuple[Coefficient, Monomial, Terms]:
@@ -388,13 +397,8 @@ class Algebra:
         """
         if len(p) <= MOST_TERMS and all(len(m) <= MOST_FACTORS for m in p):
             return p
-        cores: dict[Monomial, Terms] = {}
-        for m, k in p.items():
-            core = tuple([f for f in m if self.mask[f[0]] == self.top])
-            small = tuple([f for f in m if self.mask[f[0]] != self.top])
-            cores.setdefault(core, {})[small] = k
         out: Terms = {}
-        for core, factor in cores.items():
+        for core, factor in self.by_core(p, self.top).items():
             if len(factor) > 1 or len(next(iter(factor))) > MOST_FACTORS // 2:
                 waits = max([self.wait(m) for m in factor])
                 factor = {((self.symbol(self.lower(factor), None, waits), 1),): 1}

@@ -1,10 +1,13 @@
 """Looking at what the engine does: how gradients are derived, and what is run to compute."""
 
-from minigrad.study.derive import Derivation, Step, Value, derive
+from minigrad.study.derivation import Derivation, Step, Value
+from minigrad.study.derive import derive
+from minigrad.study.formula import Formula
 from minigrad.study.kernels import KernelReport, Kernels, copy_bandwidth, kernels
 
 __all__ = [
     "Derivation",
+    "Formula",
     "KernelReport",
     "Kernels",
     "Step",
