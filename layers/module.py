@@ -6,9 +6,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple, Self, cast
 
 import minigrad as mg
-from minigrad import Tensor, dtype, execution
+from minigrad import Tensor, dtype
 from minigrad.device import Device, as_device
 from minigrad.dtype import DType, as_dtype
+from minigrad.execution import compute as computing
+from minigrad.execution.compute import evaluate
 
 
 class Parameter(Tensor):
@@ -44,10 +46,10 @@ class Buffer(Tensor):
     def assign(self, value: Any) -> Self:
         """Bind a new value of the same shape and type, computed with whatever is computed next."""
         super().assign(value)
-        self._waiting = self._waiting + 1 if id(self) in execution.pending_updates else 1
-        execution.pending_updates[id(self)] = self
+        self._waiting = self._waiting + 1 if id(self) in computing.pending_updates else 1
+        computing.pending_updates[id(self)] = self
         if self._waiting >= self.longest_chain:
-            execution.evaluate(self)
+            evaluate(self)
         return self
 
 
@@ -85,8 +87,8 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__}: expected a forward method, got none.")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if execution.on_use is not None:
-            execution.on_use(self)
+        if computing.on_use is not None:
+            computing.on_use(self)
         output = self.forward(*args, **kwargs)
         if self._hooks:
             for hook in list(self._hooks.values()):
@@ -95,7 +97,7 @@ class Module:
         return output
 
     def baked_in(self) -> set[str]:
-        """The attributes that a recorded step takes for granted: all. See `minigrad.guard`."""
+        """The attributes that a recorded step bakes in: all. See [Note: what is guarded]."""
         return {*vars(self), "training", "_hooks"}
 
     def register_forward_hook(self, hook: Callable[..., Any]) -> HookHandle:
@@ -246,8 +248,8 @@ class Module:
     def train(self, mode: bool = True) -> Self:
         """Set training mode here and in every module below."""
         for module in self.modules():
-            if execution.on_use is not None:
-                execution.on_use(module)
+            if computing.on_use is not None:
+                computing.on_use(module)
             module.training = mode
         return self
 

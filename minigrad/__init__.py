@@ -22,13 +22,14 @@ from minigrad.tensor_base import no_grad
 _LAZY = {
     name: module
     for module, names in {
-        "minigrad.capture": ["compile"],
         "minigrad.differentiate": [
             "grad", "gradients", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp",
         ],
-        "minigrad.execution": [
-            "detect_anomaly", "eager", "evaluate", "get_float32_matmul_precision", "rewrites",
-            "set_float32_matmul_precision", "synchronize",
+        "minigrad.execution.capture": ["compile"],
+        "minigrad.execution.compute": ["evaluate", "synchronize"],
+        "minigrad.execution.modes": [
+            "detect_anomaly", "eager", "get_float32_matmul_precision", "rewrites",
+            "set_float32_matmul_precision",
         ],
         "minigrad.interop.safetensors": ["load", "save"],
         "minigrad.testing": ["gradcheck"],
@@ -45,17 +46,20 @@ __all__ += errors.__all__
 __all__ += functions.__all__
 
 if TYPE_CHECKING:
-    from minigrad import capture, data, differentiate, execution, nn, optim, random, testing
-    from minigrad.capture import *
+    from minigrad import data, differentiate, nn, optim, random, testing
     from minigrad.differentiate import *
-    from minigrad.execution import *
+    from minigrad.execution import capture, compute, modes
+    from minigrad.execution.capture import *
+    from minigrad.execution.compute import *
+    from minigrad.execution.modes import *
     from minigrad.interop import safetensors
     from minigrad.interop.safetensors import *
     from minigrad.testing import *
 
-    __all__ += capture.__all__
     __all__ += differentiate.__all__
-    __all__ += execution.__all__
+    __all__ += capture.__all__
+    __all__ += compute.__all__
+    __all__ += modes.__all__
     __all__ += safetensors.__all__
     __all__ += testing.__all__
 else:
@@ -77,4 +81,4 @@ def __dir__() -> list[str]:
 
 
 if _config.check:
-    import_module("minigrad.execution")  # MINIGRAD_CHECK=1 is a mode of every op from now on
+    import_module("minigrad.execution.modes")  # MINIGRAD_CHECK=1 is a mode of every op from now on

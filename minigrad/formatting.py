@@ -21,7 +21,7 @@ _DIGITS = 4  # after the point
 
 def describe(x: Tensor) -> str:
     """The `repr` of a tensor. Looking at values computes them."""
-    from minigrad.execution import export_bytes
+    from minigrad.execution.compute import export_bytes
 
     shape = x.shape
     about = f"dtype={x.dtype.name}, device={x.device}"

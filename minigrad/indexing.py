@@ -192,9 +192,9 @@ def _check_mask(x: Node, axis: int, mask: Node) -> None:
 
 
 def _bytes_of(x: Node) -> memoryview:
-    from minigrad import execution
+    from minigrad.execution.compute import compute
 
-    execution.compute([x])
+    compute([x])
     return backend_of(x.device).to_bytes(x.storage, x.size * x.dtype.itemsize)
 
 

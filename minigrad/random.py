@@ -24,10 +24,11 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from minigrad import execution, ops
+from minigrad import ops
 from minigrad.creation import tensor
 from minigrad.device import Device, as_device, backend_of
 from minigrad.dtype import PRECISION, DType, accumulator, as_dtype, bool_, float32, float64, int64
+from minigrad.execution.compute import capturing, compute
 from minigrad.functions.arguments import as_shape, as_type, expand_to, node_of
 from minigrad.graph import Node, Shape, leaf, like
 from minigrad.tensor_base import TensorBase, wrap
@@ -97,7 +98,7 @@ class Generator:
         before = state.node
         words = ops.random_bits(before, shape=shape)
         blocks = -(-math.prod(shape) // 4)
-        if execution.capturing():
+        if capturing():
             advance = ops.iota(2, int64, device) * blocks  # (0, blocks)
             state.assign(wrap(before + advance))
         else:
@@ -115,7 +116,7 @@ def _state_leaf(state: tuple[int, int], device: Device) -> Node:
 
 
 def _read(node: Node) -> tuple[int, int]:
-    execution.compute([node])
+    compute([node])
     return struct.unpack("=qq", backend_of(node.device).to_bytes(node.storage, 16))
 
 
@@ -223,14 +224,14 @@ def permutation(n: int, device: Place = None, generator: Generator | None = None
     Raises: RuntimeError in a captured step, whose replay could not sort again.
     """
     (count,) = as_shape("permutation", n)
-    if execution.capturing():
+    if capturing():
         raise RuntimeError(
             "permutation: expected no step to be captured, got a call inside one. "
             "Draw the permutation outside and pass it in."
         )
     place = as_device(device)
     words = _generator(generator).draw((2 * count,), place)
-    execution.compute([words])
+    compute([words])
     keys = backend_of(place).to_bytes(words.storage, 8 * count).cast("q")
     return tensor(sorted(range(count), key=keys.__getitem__), dtype=int64, device=place)
 

@@ -190,7 +190,7 @@ class Tensor(TensorBase):
 
     def _values(self) -> memoryview:
         """The elements in row-major order as bytes in the host's memory."""
-        from minigrad.execution import export_bytes
+        from minigrad.execution.compute import export_bytes
 
         return export_bytes(self)
 
@@ -258,7 +258,7 @@ class Tensor(TensorBase):
 
         From one GPU to another they do not pass through the host.
         """
-        from minigrad.execution import compute
+        from minigrad.execution.compute import compute
 
         target = as_device(device, "to")
         node = self._node

@@ -12,7 +12,7 @@ from minigrad.creation import tensor
 from minigrad.differentiate import tree_leaves, tree_rebuilt, vjp
 from minigrad.dtype import float64
 from minigrad.errors import GradientError
-from minigrad.execution import evaluate
+from minigrad.execution.compute import evaluate
 from minigrad.tensor import Tensor
 
 __all__ = ["gradcheck"]

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from minigrad import device as devices
-from minigrad import execution, graph, tensor_base
+from minigrad import graph, tensor_base
+from minigrad.compiler import plan
 from minigrad.config import config
 from minigrad.device import Device, as_device
 
@@ -96,7 +97,7 @@ def _modes() -> dict[str, Any]:
         "default device": devices.default_device(),
         "eager, or another hook on graph building": graph.on_build,
         "hook on assignment": tensor_base.on_assign,
-        "what computes": execution.compute,
+        "what computes": plan.run_graph,
         "site of new nodes": graph._current_site,
         "config": copy.copy(config),
         "primitives": list(graph.PRIMITIVES),
@@ -123,7 +124,7 @@ def no_leaked_modes() -> Iterator[None]:
     devices._default = before["default device"]
     graph.on_build = before["eager, or another hook on graph building"]
     tensor_base.on_assign = before["hook on assignment"]
-    execution.compute = before["what computes"]
+    plan.run_graph = before["what computes"]
     graph._current_site = before["site of new nodes"]
     config.__dict__.update(before["config"].__dict__)
     _forget_what_nobody_looked_at()

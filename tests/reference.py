@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
 
-from minigrad import execution
+from minigrad.compiler import plan
 from minigrad.device import backend_of
 from minigrad.dtype import DType, float32
 from minigrad.graph import Node, topological
@@ -28,11 +28,11 @@ def evaluate(node: Node) -> Values:
 
 
 def install() -> Callable[[], None]:
-    """Make `execution.compute` use this file instead of the compiler; returns what undoes it."""
-    original = execution.compute
+    """Make graphs be computed by this file instead of the compiler; returns what undoes it."""
+    original = plan.run_graph
 
-    def compute(nodes: Any) -> None:
-        pending = [n for n in nodes if n.storage is None]
+    def compute(wanted: Any) -> None:
+        pending = [n for n in wanted if n.storage is None]
         values = _evaluate(pending, lambda n: n.storage is not None)
         for node, elements in values.items():
             if node.storage is None and (node in pending or node.handles):
@@ -44,10 +44,10 @@ def install() -> Callable[[], None]:
             if node.storage is not None and node.inputs and not reached:
                 node.forget()
 
-    execution.compute = compute
+    plan.run_graph = compute
 
     def undo() -> None:
-        execution.compute = original
+        plan.run_graph = original
 
     return undo
 

@@ -27,7 +27,7 @@ ROWS = [
     ["minigrad.autodiff", "minigrad.rewrite"],
     ["minigrad.compiler"],
     ["minigrad.tensor_base"],
-    ["minigrad.execution", "minigrad.guard", "minigrad.replay", "minigrad.capture"],
+    ["minigrad.execution"],
     ["minigrad.functions"],
     ["minigrad.interop"],
     ["minigrad.formatting", "minigrad.indexing"],

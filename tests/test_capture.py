@@ -12,8 +12,9 @@ from observing import Watch, live_bytes
 
 import layers
 import minigrad as mg
-from minigrad import execution, graph, tensor_base
+from minigrad import graph, tensor_base
 from minigrad.errors import CaptureError
+from minigrad.execution.compute import capturing, export_bytes
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -564,7 +565,7 @@ class TestRefused:
         broken[0] = True
         with pytest.raises(ZeroDivisionError):
             g(*data[1])
-        assert not execution.capturing()
+        assert not capturing()
         assert tensor_base.on_assign is None
         assert tensor_base.on_gradient is None
         assert all(p.grad is None for p in training.model.parameters())
@@ -710,7 +711,7 @@ class TestMemory:
         for _ in range(7):
             add(x)
             held.append(hold(total))
-            views.append(execution.export_bytes(total).cast("f"))
+            views.append(export_bytes(total).cast("f"))
         values = [h if isinstance(h, mg.Tensor) else tensor_base.wrap(h) for h in held]
         assert [v.item() for v in values] == [1, 2, 3, 4, 5, 6, 7]
         assert [v[0] for v in views] == [1, 2, 3, 4, 5, 6, 7]

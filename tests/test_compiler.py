@@ -12,9 +12,10 @@ from observing import Watch
 
 import layers
 import minigrad as mg
-from minigrad import execution, ops
+from minigrad import ops
 from minigrad.compiler import arena as placing
 from minigrad.device import default_device
+from minigrad.execution.compute import compute
 from minigrad.graph import const_value, iota
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -35,7 +36,7 @@ def random_tensor(*shape: int, seed: int = 0, dtype: str = "float32") -> mg.Tens
 def check(*tensors: mg.Tensor, tolerance: float = 2e-6) -> None:
     """Compute the tensors together, and compare with the interpreter."""
     expected = [reference.evaluate(t.node) for t in tensors]
-    execution.compute([t.node for t in tensors])
+    compute([t.node for t in tensors])
     for k, (t, e) in enumerate(zip(tensors, expected, strict=True)):
         actual = reference.read(t.node)
         if not t.dtype.is_floating:

@@ -20,6 +20,7 @@ from minigrad.backend.cuda.runtime.executable import MOST_GRAPHS
 from minigrad.backend.cuda.runtime.jit import compile_kernel
 from minigrad.backend.cuda.runtime.memory import BorrowedBuffer
 from minigrad.errors import DeviceError
+from minigrad.execution.compute import plans_for
 from minigrad.graph import leaf
 from minigrad.tensor_base import wrap
 
@@ -122,7 +123,7 @@ class TestMatrixProducts:
     def test_the_precision_is_that_of_the_run(self):
         """A captured product has its precision baked in, like its addresses."""
         a = mg.tensor([[1.0, 2.0], [3.0, 4.0]], device="cuda")
-        ((plan, nodes),) = mg.execution.plans([mg.matmul(a, a).node])
+        ((plan, nodes),) = plans_for([mg.matmul(a, a).node])
         buffers = [nodes[p].storage for p in plan.inputs]
         fresh = [plan.allocate(k) for k in range(len(plan.fresh))]
         seen = []
@@ -207,7 +208,7 @@ class TestWaiting:
 
     def test_tables_are_uploaded_when_they_change(self):
         x = mg.arange(5, dtype="float32", device="cuda")
-        plan, nodes = mg.execution.plans([(x * 2.0).node])[0]
+        plan, nodes = plans_for([(x * 2.0).node])[0]
         constants = plan.constant_values(nodes)
         inputs = [nodes[p].storage for p in plan.inputs]
         fresh = [plan.allocate(k) for k in range(len(plan.fresh))]

@@ -11,8 +11,8 @@ from test_capture import Training, batches, compiled
 
 import layers
 import minigrad as mg
-from minigrad import guard
 from minigrad.errors import CaptureWarning
+from minigrad.execution import guard
 
 factor = 2.0
 unrelated = 0

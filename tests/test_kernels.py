@@ -9,8 +9,9 @@ import pytest
 
 import layers
 import minigrad as mg
-from minigrad import Tensor, execution, nn, study
+from minigrad import Tensor, nn, study
 from minigrad.compiler.plan import Plan
+from minigrad.execution.compute import plans_for
 
 IMAGES = (16, 8, 12, 12)
 FULL = 4 * 16 * 8 * 12 * 12  # bytes
@@ -224,7 +225,7 @@ def test_all_kinds_of_kernels_say_what_they_read_and_write():
     ]
     loss = sum((mg.sum(p * p) for p in pieces), mg.zeros(()))
     roots = [loss, *mg.gradients([loss], [x, table]), mg.argmax(x, axis=1), mg.random.normal((9,))]
-    ((plan, _),) = execution.plans([r.node for r in roots])
+    ((plan, _),) = plans_for([r.node for r in roots])
     program = plan.program
     assert [i for call in program.calls for i in call.launches] == [*range(len(program.launches))]
     known = set(range(len(plan.inputs)))

@@ -10,11 +10,12 @@ import pytest
 import reference
 from cases import FUNCTION_CASES, INTEGERS, PRIMITIVE_CASES, Case, store
 
-from minigrad import execution, graph, ops
+from minigrad import graph, ops
 from minigrad.autodiff import gradients
 from minigrad.device import cpu
 from minigrad.dtype import bool_, float32, float64, int32, int64, uint8
 from minigrad.errors import GradientError
+from minigrad.execution.compute import compute
 from minigrad.graph import Node, const
 from minigrad.tensor_base import wrap
 from minigrad.testing import gradcheck
@@ -24,7 +25,7 @@ TOLERANCE = {"float32": 2e-6, "float64": 1e-14}
 
 
 def computed(node: Node) -> list[Any]:
-    execution.compute([node])
+    compute([node])
     return reference.read(node)
 
 

@@ -16,10 +16,11 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import execution, ops
+from minigrad import ops
 from minigrad.autodiff import gradients
 from minigrad.device import default_device
 from minigrad.dtype import DType, float32, float64, int32, int64, uint8
+from minigrad.execution.compute import compute
 from minigrad.functions.arguments import broadcast_shape, expand_to
 from minigrad.graph import Node, const, like, topological
 from minigrad.ops.control import substitute
@@ -244,11 +245,11 @@ def run(draw: Draw, dtype: DType, order: int, against_eager: bool) -> None:
         with mg.eager():
             y_again = substitute(y, dict(zip(leaves, again, strict=True)))
             eager = with_gradients(y_again, again, order) if order else [y_again]
-        execution.compute(eager)
+        compute(eager)
         compare(eager, expected, "eager")
     if draw(st.booleans()):  # the value first, then the gradient of what is computed already
-        execution.compute([y])
-    execution.compute(roots)
+        compute([y])
+    compute(roots)
     compare(roots, expected, "compiled")
 
 
@@ -291,5 +292,5 @@ def test_view_of_a_value_that_the_same_kernel_makes():
     centred = flipped - expand_to(ops.sum_(flipped, axes=(1,)) * scale, x.shape)
     var = ops.sum_(centred * centred, axes=(1,)) * scale
     roots = with_gradients(centred * expand_to(ops.rsqrt(var + 0.5), x.shape), [x], order=1)
-    execution.compute(roots)
+    compute(roots)
     compare(roots, [reference.evaluate(n) for n in roots], "compiled")

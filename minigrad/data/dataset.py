@@ -141,7 +141,7 @@ def as_block(values: Any) -> memoryview[Any]:
 
 def _memoryview(values: Any) -> memoryview[Any]:
     from minigrad import asarray
-    from minigrad.execution import export_bytes
+    from minigrad.execution.compute import export_bytes
 
     if not isinstance(values, TensorBase):  # whose halves no memoryview reads everywhere
         with suppress(TypeError):

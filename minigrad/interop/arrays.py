@@ -201,7 +201,7 @@ def _capsule(caller: str, obj: Any, backend: Any) -> Any:
 
 def unshared(x: Node) -> Node:
     """`x`, in memory of our own if it borrows another object's."""
-    from minigrad.execution import capturing
+    from minigrad.execution.compute import capturing
 
     storage = x.storage
     if storage is None or getattr(storage, "owner", None) is None or capturing():
@@ -217,7 +217,7 @@ def unshared(x: Node) -> Node:
 def array_interface(x: Tensor) -> dict[str, Any]:
     """NumPy's protocol, version 3. `data` is a read-only buffer, which keeps the memory alive even
     when the tensor comes to name another value."""  # noqa: D205, D209
-    from minigrad.execution import export_bytes
+    from minigrad.execution.compute import export_bytes
 
     found = _description("__array_interface__", x, cpu)
     return {**found, "data": export_bytes(x).toreadonly()}
@@ -260,7 +260,7 @@ def _refuse_gradient(caller: str, x: Tensor) -> None:
 
 def _computed(x: Tensor) -> Any:
     """The buffer that holds the values, on the device."""
-    from minigrad.execution import compute
+    from minigrad.execution.compute import compute
 
     compute([x.node])
     return x.node.storage
@@ -278,7 +278,7 @@ def _hold_with(x: Tensor, storage: Any) -> None:
 
 def buffer(x: Tensor) -> memoryview:
     """The buffer protocol's view: read-only, with the dtype's format and the shape."""
-    from minigrad.execution import export_bytes
+    from minigrad.execution.compute import export_bytes
 
     if x.dtype.format is None:
         raise BufferError(f"__buffer__: {_NO_CODE.format(x.dtype.name)}")

@@ -82,7 +82,7 @@ def save(
         TypeError: a name is not a string, or a value not a Tensor.
         OSError: the file cannot be written; an older file at `path` is untouched.
     """
-    from minigrad.execution import evaluate, export_bytes
+    from minigrad.execution.compute import evaluate, export_bytes
     from minigrad.tensor import Tensor
 
     named: dict[Any, Any] = dict(state)  # what was said to be names and tensors

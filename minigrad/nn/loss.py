@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from minigrad import execution, ops
+from minigrad import ops
 from minigrad.device import backend_of
 from minigrad.dtype import int64
+from minigrad.execution.compute import capturing, compute
 from minigrad.functions.arguments import as_accumulator, as_type, drop_axes, expand_to, node_of
 from minigrad.graph import Node, like, zeros_like
 from minigrad.interop.encoding import decode
@@ -172,9 +173,9 @@ def _checked(caller: str, target: Node, classes: int, ignore_index: int | None) 
     while source.storage is None and len(source.inputs) == 1:
         source = source.inputs[0]
     backend = backend_of(target.device)
-    if source.storage is None or not backend.host_readable or execution.capturing():
+    if source.storage is None or not backend.host_readable or capturing():
         return False
-    execution.compute([target])
+    compute([target])
     nbytes = target.size * target.dtype.itemsize
     values = decode(backend.to_bytes(target.storage, nbytes), target.dtype)
     if not target.size or (min(values) >= 0 and max(values) < classes):

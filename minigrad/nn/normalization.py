@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from minigrad import execution, ops
+from minigrad import ops
 from minigrad.dtype import PRECISION, accumulator
+from minigrad.execution import compute as computing
 from minigrad.functions.arguments import (
     as_accumulator,
     as_type,
@@ -187,7 +188,7 @@ def update_running(
         for running, new in batch:
             new = reshape(new, running.shape).astype(running.dtype)
             running.assign(running * (1 - momentum) + new * momentum)
-            execution.pending_updates[id(running)] = running
+            computing.pending_updates[id(running)] = running
 
 
 def layer_norm(

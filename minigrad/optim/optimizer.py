@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from typing import Any, cast
 
-from minigrad import capture, execution
 from minigrad.creation import zeros
 from minigrad.device import Device, backend_of
 from minigrad.dtype import DType, float64
+from minigrad.execution import compute as computing
+from minigrad.execution.capture import before_replay
+from minigrad.execution.compute import capturing, evaluate
 from minigrad.graph import Shape, leaf
 from minigrad.interop.encoding import encode
 from minigrad.tensor import Tensor
@@ -138,8 +140,8 @@ class Optimizer:
         `closure` computes the loss and its gradients first; its result is returned.
         """
         loss = None if closure is None else closure()
-        if execution.on_use is not None:
-            execution.on_use(self)
+        if computing.on_use is not None:
+            computing.on_use(self)
         with no_grad():
             self.refresh()
             changed: list[Tensor] = []
@@ -149,7 +151,7 @@ class Optimizer:
                 for p in params:
                     self.update(p, p.grad, self.state[p], group)
                     changed += [p, *self.state[p].values()]
-            execution.evaluate(*changed)
+            evaluate(*changed)
         return loss
 
     def update(self, p: Tensor, g: Tensor, state: State, group: Group) -> None:
@@ -188,7 +190,7 @@ class Optimizer:
                 self._write(index, name, handle, value)
 
     def baked_in(self) -> list[str]:
-        """The attributes that a recorded step takes for granted. See `minigrad.guard`."""
+        """The attributes that a recorded step takes for granted. See [Note: what is guarded]."""
         return ["choices"]
 
     @property
@@ -222,7 +224,7 @@ class Optimizer:
             self._numbers[index, name, device] = found
         handle = found[0]
         # While a step is recorded, what is assigned becomes an input that a replay reads anew.
-        return handle.assign(handle) if execution.capturing() else handle
+        return handle.assign(handle) if capturing() else handle
 
     def numbers(self, p: Tensor, group: Group, *names: str) -> list[Tensor]:
         """Hyper-parameters in the dtype of `p`, ready to be multiplied with it."""
@@ -327,7 +329,7 @@ def _refresh_all() -> None:
         optimizer.refresh_numbers()
 
 
-capture.before_replay.append(_refresh_all)
+before_replay.append(_refresh_all)
 
 
 def _number(group: Group, name: str) -> float:

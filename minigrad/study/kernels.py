@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
-from minigrad import creation, execution
+from minigrad import creation
 from minigrad.backend.launch import Operand
-from minigrad.capture import recorded_plan
 from minigrad.device import as_device, backend_of
+from minigrad.execution.capture import recorded_plan
+from minigrad.execution.compute import evaluate, plans_for
 from minigrad.graph import Node
 from minigrad.tensor_base import TensorBase
 
@@ -162,7 +163,7 @@ def kernels(
     called = {t.node.id: name for name, t in named.items() if isinstance(t, TensorBase)}
     plans = [(_recorded(t), {}) for t in tensors if not isinstance(t, TensorBase)]
     wanted = [t.node for t in tensors if isinstance(t, TensorBase)]
-    plans += [(p, _named(p, nodes, called)) for p, nodes in execution.plans(wanted)]
+    plans += [(p, _named(p, nodes, called)) for p, nodes in plans_for(wanted)]
     listed = [k for plan, slots in plans for k in _listed(plan, slots)]
     moved = [_compulsory(plan) for plan, _ in plans]
     return Kernels(listed, sum(read for read, _ in moved), sum(written for _, written in moved))
@@ -283,9 +284,9 @@ def copy_bandwidth(device: Any = None, nbytes: int = 1 << 26, repeats: int = 7) 
     """
     backend = backend_of(as_device(device, "copy_bandwidth"))
     x = creation.arange(nbytes // 4, dtype="float32", device=device)
-    execution.evaluate(x)
+    evaluate(x)
     # Negated: a copy without arithmetic is no kernel at all.
-    ((plan, nodes),) = execution.plans([(-x).node])
+    ((plan, nodes),) = plans_for([(-x).node])
     buffers, constants = [nodes[p].storage for p in plan.inputs], plan.constant_values(nodes)
     best = math.inf
     for _ in range(repeats):

@@ -8,7 +8,7 @@ from typing import Any
 import layers
 import minigrad as mg
 from minigrad.backend.cpu.runtime import driver
-from minigrad.capture import recorded_plan
+from minigrad.execution.capture import recorded_plan
 from tests.bench.timing import median
 
 STEPS = 200

@@ -14,10 +14,11 @@ import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from minigrad import execution, graph
+from minigrad import graph
 from minigrad.compiler.plan import Plan, computed, plan_for
 from minigrad.device import Device
 from minigrad.dtype import DType
+from minigrad.execution.compute import compute
 from minigrad.graph import Node, Shape, leaf, topological
 from minigrad.tensor_base import TensorBase, wrap
 
@@ -42,7 +43,7 @@ _UNSHARED = _unshared()
 
 
 class Recorded(NamedTuple):
-    """What the recorder found; see `capture`."""
+    """What the recorder found; see `record`."""
 
     placeholders: dict[int, int]  # leaf node id -> number of the argument
     state: list[tuple[TensorBase, Node]]  # assigned tensors with their first nodes
@@ -140,7 +141,7 @@ class Step:
         handles: list[Any] = [*dict.fromkeys(leaves), *[r() for r, _, _ in self._tensors]]
         buffers = [h.node.storage for h in handles]
         if None in buffers:
-            execution.compute([h.node for h in handles])
+            compute([h.node for h in handles])
             buffers = [h.node.storage for h in handles]
         buffers += self._fixed
         if self.plan is not None:
