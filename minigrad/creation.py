@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from minigrad import ops
-from minigrad.device import Device, as_device, backend_of, cpu
+from minigrad.device import Device, as_device, backend_of, computes, cpu
 from minigrad.dtype import DType, as_dtype, float32, float64, int64, of_scalar, promote
 from minigrad.functions.arguments import as_shape, as_type, constant, expand_to, node_of, number
 from minigrad.graph import Node, Number, Shape, leaf
@@ -128,7 +128,7 @@ def _node_from(
         _refuse_copy(caller, copy, f"{node.device} to {place}")
     x = wrap(node)
     # The halves are cast where they can be; others before they move, as they may get smaller.
-    if not (node.dtype.computed_on(node.device.type) and target.computed_on(node.device.type)):
+    if not all(computes(node.device.type, dtype) for dtype in (node.dtype, target)):
         x = x.to(place)
     return node_of(caller, x.astype(target).to(place))
 

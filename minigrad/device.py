@@ -8,10 +8,18 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from minigrad.backend.interface import Backend, Platform
 from minigrad.config import config
+from minigrad.dtype import DType
 from minigrad.errors import DeviceError
+
+if TYPE_CHECKING:  # where the type checker holds both to the contract
+    from minigrad.backend.cpu import backend as _cpu
+    from minigrad.backend.cuda import backend as _cuda
+
+    _platforms: tuple[Platform, ...] = (_cpu, _cuda)
 
 __all__ = [
     "Device",
@@ -54,13 +62,29 @@ def as_device(value: Device | str | None, caller: str = "device") -> Device:
         kind, _, index = value.partition(":")
         if kind in _MODULES and (index == "" or index.isdigit()):
             return Device(kind, int(index or 0))
-    raise DeviceError(f"{caller}: expected 'cpu', 'cuda' or 'cuda:N', got {value!r}.")
+    known = ", ".join(map(repr, _MODULES))
+    raise DeviceError(f"{caller}: expected {known} or '{kinds()[-1]}:N', got {value!r}.")
+
+
+def register(kind: str, module: str) -> None:
+    """Make a kind of device known, by the name of the module that is its `Platform`."""
+    _MODULES[kind] = module
+
+
+def kinds() -> tuple[str, ...]:
+    """The kinds of devices that there are, whether this machine can use them or not."""
+    return tuple(_MODULES)
 
 
 @cache
-def _module(kind: str) -> Any:
-    """The backend's module, which imports its libraries when first asked for a device."""
-    return importlib.import_module(_MODULES[kind])
+def platform(kind: str) -> Platform:
+    """The module of a kind of device, which imports its libraries when asked for a device."""
+    return cast("Platform", importlib.import_module(_MODULES[kind]))
+
+
+def computes(kind: str, dtype: DType) -> bool:
+    """Whether devices of a kind compute with a dtype; they hold values of any."""
+    return dtype.everywhere or dtype in platform(kind).dtypes
 
 
 def why_unusable(kind: str, computing: bool = True) -> str | None:
@@ -68,10 +92,10 @@ def why_unusable(kind: str, computing: bool = True) -> str | None:
 
     Without `computing` it is about memory alone, which the CPU needs no library for.
     """
-    return _module(kind).why_unusable(computing)
+    return platform(kind).why_unusable(computing)
 
 
-def backend_of(device: Device, computing: bool = False) -> Any:
+def backend_of(device: Device, computing: bool = False) -> Backend[Any]:
     """The backend of a device, for what it holds; with `computing`, also for its kernels.
 
     So a machine with a GPU needs no Numba: it can still hold values on the CPU.
@@ -80,7 +104,7 @@ def backend_of(device: Device, computing: bool = False) -> Any:
         DeviceError: it cannot be used here.
     """
     _check(device.type, computing)
-    return _module(device.type).device(device.index)
+    return platform(device.type).device(device.index)
 
 
 def device_at(kind: str, address: int) -> Device:
@@ -90,7 +114,7 @@ def device_at(kind: str, address: int) -> Device:
         DeviceError: such devices cannot be used here, or it is none of theirs.
     """
     _check(kind)
-    return Device(kind, _module(kind).index_of(address))
+    return Device(kind, platform(kind).index_of(address))
 
 
 @cache

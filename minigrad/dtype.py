@@ -23,15 +23,15 @@ __all__ = [
 class DType:
     """A fixed-width number type. `itemsize` is in bytes.
 
-    `format` is the buffer protocol's code, None where it has none. `devices` are the kinds of
-    devices that compute with the type, None for all; any device can hold it.
+    `format` is the buffer protocol's code, None where it has none. `everywhere` says that every
+    device computes with the type; any device can hold it. See `minigrad.device.computes`.
     """
 
     name: str
     kind: str  # "bool", "uint", "int" or "float"
     itemsize: int
     format: str | None
-    devices: tuple[str, ...] | None = None
+    everywhere: bool = True
 
     def __repr__(self) -> str:
         return f"minigrad.{self.name}"
@@ -40,10 +40,6 @@ class DType:
     def is_floating(self) -> bool:
         """Whether it is a floating-point type."""
         return self.kind == "float"
-
-    def computed_on(self, device: str) -> bool:
-        """Whether devices of a kind ("cpu", "cuda") compute with it."""
-        return self.devices is None or device in self.devices
 
     @property
     def typestr(self) -> str | None:
@@ -59,8 +55,8 @@ uint8 = DType("uint8", "uint", 1, "B")
 int32 = DType("int32", "int", 4, "i")
 int64 = DType("int64", "int", 8, "q")
 # The halves. bfloat16 is a float32 without its lower 16 bits: the same range, 8 bits of precision.
-float16 = DType("float16", "float", 2, "e", devices=("cuda",))
-bfloat16 = DType("bfloat16", "float", 2, None, devices=("cuda",))
+float16 = DType("float16", "float", 2, "e", everywhere=False)
+bfloat16 = DType("bfloat16", "float", 2, None, everywhere=False)
 float32 = DType("float32", "float", 4, "f")
 float64 = DType("float64", "float", 8, "d")
 

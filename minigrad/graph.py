@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from minigrad.device import Device
+from minigrad.device import Device, computes, kinds
 from minigrad.dtype import DType, bool_
 from minigrad.errors import DeviceError
 
@@ -178,10 +178,10 @@ def build(op: Primitive, inputs: tuple[Node, ...], attrs: dict[str, Any]) -> Nod
             raise ValueError(
                 f"{op.name}: expected all inputs on one device, got {places}. Move one with .to()."
             )
-        if n.dtype.devices is not None:  # most dtypes stop here: every node passes by
+        if not n.dtype.everywhere:  # most dtypes stop here: every node passes by
             _require_computing(op.name, n.dtype, device)
         needs = needs or n.needs_grad
-    if dtype.devices is not None:
+    if not dtype.everywhere:
         _require_computing(op.name, dtype, device)
     needs = needs and op.vjp is not None and dtype.is_floating
     node = Node(op, inputs, attrs, shape, dtype, device, needs)
@@ -192,8 +192,8 @@ def build(op: Primitive, inputs: tuple[Node, ...], attrs: dict[str, Any]) -> Nod
 
 
 def _require_computing(caller: str, dtype: DType, device: Device) -> None:
-    if not dtype.computed_on(device.type):
-        able = " or ".join(dtype.devices or ())
+    if not computes(device.type, dtype):
+        able = " or ".join(kind for kind in kinds() if computes(kind, dtype))
         raise DeviceError(
             f"{caller}: expected a dtype that {device.type} computes with, got {dtype.name}, which "
             f"it can only hold. Compute on {able}, with astype('float32') before to("
@@ -232,7 +232,7 @@ def _build_leaf(
     full_key = (op.name, key, dtype.name, device)
     node = _table.get(full_key)
     if node is None:
-        if dtype.devices is not None:
+        if not dtype.everywhere:
             _require_computing(op.name, dtype, device)
         node = Node(op, (), attrs, shape, dtype, device, False)
         _table[full_key] = node

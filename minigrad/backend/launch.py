@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 from minigrad.dtype import DType
 
@@ -65,12 +65,22 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+Word = int | float | Pointer | Constant  # an entry of a kernel's table, before the plan runs
+
+
+class Kernel(Protocol):
+    """Compiled code of a backend's own, of which people see the name and the source."""
+
+    name: str
+    source: str
+
+
 @dataclass(frozen=True)
 class Launch:
     """One call of a kernel: run the range [0, extent) in `tasks` parallel shares (1 = serially)."""
 
-    kernel: Any  # the backend's own: a `name`, its `source`, and native code at an `address`
-    args: tuple[Any, ...]  # int | float | Pointer | Constant
+    kernel: Kernel
+    args: tuple[Word, ...]
     extent: int
     tasks: int = 1
 
@@ -95,7 +105,7 @@ class Program:
     """The launches of a plan in order, the scratch slots they asked for, and their constant tables.
 
     Slots below `first_scratch` belong to the caller. A scratch slot lives from the launch list it
-    was asked for; `lowering` code never frees it.
+    was asked for; code that lowers never frees it.
     """
 
     first_scratch: int
@@ -105,7 +115,7 @@ class Program:
     keep: list[Any] = field(default_factory=list)  # objects whose addresses appear in the launches
     checks: list[tuple[int, str]] = field(default_factory=list)  # status slot, message
 
-    def launch(self, kernel: Any, args: tuple[Any, ...], extent: int, tasks: int = 1) -> None:
+    def launch(self, kernel: Kernel, args: tuple[Word, ...], extent: int, tasks: int = 1) -> None:
         """Append a launch; see `Launch`."""
         self.launches.append(Launch(kernel, args, extent, tasks))
 

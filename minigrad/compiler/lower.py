@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from minigrad.backend.interface import Library
 from minigrad.backend.launch import Call, Operand, Program
 from minigrad.backend.loopnest import LoopNest, Store, simplified
 from minigrad.compiler.build_nest import NestBuilder, point
@@ -25,7 +26,7 @@ class Lowering:
     `library` is the device's kernels.
     """
 
-    def __init__(self, placement: Placement, program: Program, library: Any):
+    def __init__(self, placement: Placement, program: Program, library: Library):
         self.placement, self.program, self.library = placement, program, library
         self.constants: list[Node] = []
         self._const_slots: dict[int, int] = {}
@@ -56,15 +57,19 @@ class Lowering:
         assert found is not None, node
         return found
 
-    def call(self, name: str, *operands: Operand, space: Ints | None = None, **attrs: Any) -> None:
-        """A library op that reads all operands but the last and writes that.
+    def call(
+        self, kernel: Callable[..., None], *operands: Operand, space: Ints | None = None,
+        **attrs: Any,
+    ) -> None:  # fmt: skip
+        """A kernel of the library, which reads all operands but the last and writes that.
 
         `space` is the extents of its loops, by default those of the largest operand.
         """
         begin = len(self.program.launches)
-        getattr(self.library, name)(self.program, *operands, **attrs)
+        kernel(self.program, *operands, **attrs)
         space = space or max(operands, key=lambda o: o.size).shape
-        self._note(Call((name,), space, operands[:-1], operands[-1:], self._since(begin)))
+        ops = (kernel.__name__,)
+        self._note(Call(ops, space, operands[:-1], operands[-1:], self._since(begin)))
 
     def run(self, nest: LoopNest) -> None:
         """A loop nest."""
@@ -170,12 +175,12 @@ def _dot(low: Lowering, node: Node, out: Operand) -> None:
     axes = tuple(range(len(out.shape)))
     result = collapsed(out, (axes[:n], axes[n : n + m], axes[n + m :]))
     assert result is not None  # out is dense
-    low.call("dot", left, right, result, space=(*result.shape, left.shape[2]))
+    low.call(low.library.dot, left, right, result, space=(*result.shape, left.shape[2]))
 
 
 def _conv(low: Lowering, node: Node, out: Operand) -> None:
     x, w = (low.operand(n) for n in node.inputs)
-    low.call("conv2d", x, w, out, space=(*out.shape, *w.shape[1:]), **node.attrs)
+    low.call(low.library.conv2d, x, w, out, space=(*out.shape, *w.shape[1:]), **node.attrs)
 
 
 def _planes(ndim: int, axes: Ints) -> tuple[Ints, ...]:
@@ -188,7 +193,14 @@ def _window(low: Lowering, node: Node, out: Operand) -> None:
     attrs = dict(node.attrs)
     groups = _planes(node.ndim, attrs.pop("axes"))
     inputs = [low.grouped(low.operand(n), groups) for n in node.inputs]
-    low.written(out, groups, lambda target: low.call(node.op.name, *inputs, target, **attrs))
+    library = low.library
+    kernel = {
+        "window_sum": library.window_sum,
+        "window_max": library.window_max,
+        "window_select": library.window_select,
+        "window_scatter": library.window_scatter,
+    }[node.op.name]
+    low.written(out, groups, lambda target: low.call(kernel, *inputs, target, **attrs))
 
 
 def _rows(ndim: int, axis: int) -> tuple[Ints, ...]:
@@ -201,7 +213,7 @@ def _take(low: Lowering, node: Node, out: Operand) -> None:
     source = low.grouped(low.operand(x), groups)
     target = collapsed(out, groups)
     assert target is not None
-    low.call("take", source, low.operand(indices), target)
+    low.call(low.library.take, source, low.operand(indices), target)
 
 
 def _scatter_add(low: Lowering, node: Node, out: Operand) -> None:
@@ -210,7 +222,7 @@ def _scatter_add(low: Lowering, node: Node, out: Operand) -> None:
     target = collapsed(out, groups)
     assert target is not None
     source = low.grouped(low.operand(updates), groups)
-    low.call("scatter_add", low.operand(indices), source, target)
+    low.call(low.library.scatter_add, low.operand(indices), source, target)
 
 
 def _argmax(low: Lowering, node: Node, out: Operand) -> None:
@@ -219,11 +231,11 @@ def _argmax(low: Lowering, node: Node, out: Operand) -> None:
     source = low.grouped(low.operand(x), (before, axis, after))
     target = collapsed(out, (before, (*axis, *after)))
     assert target is not None
-    low.call("argmax", source, target)
+    low.call(low.library.argmax, source, target)
 
 
 def _random_bits(low: Lowering, node: Node, out: Operand) -> None:
-    low.call("random_bits", low.operand(node.inputs[0]), out)
+    low.call(low.library.random_bits, low.operand(node.inputs[0]), out)
 
 
 def _fill_zero(low: Lowering, out: Operand) -> None:

@@ -44,7 +44,7 @@ class Plan:
             roots = simplify(wanted, off=HIDING if rewriting() == STRICT else ())
             worked_on = topological(roots, stop=computed)
         placement = Placement(worked_on, roots)
-        threads = backend.num_threads()
+        threads = backend.processors
         groups = fuse(placement, threads)
         shared = worth_storing(placement, groups, backend.addition_bytes)
         if shared:

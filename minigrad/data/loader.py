@@ -18,6 +18,7 @@ from minigrad.graph import leaf
 from minigrad.tensor_base import wrap
 
 if TYPE_CHECKING:
+    from minigrad.backend.interface import BatchStage
     from minigrad.tensor import Tensor
 
 
@@ -84,7 +85,7 @@ class DataLoader:
         sample, full_scale, code = _description(dataset)
         self._plan = plan_batches(transform, sample, full_scale)
         self._code = code
-        self._stages: dict[Device, Any] = {}
+        self._stages: dict[Device, BatchStage[Any, Any]] = {}
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -110,7 +111,7 @@ class DataLoader:
         return self._finished(batches, self._stages[device], device)
 
     def _finished(
-        self, batches: Iterator[Batch], stage: Any, device: Device
+        self, batches: Iterator[Batch], stage: BatchStage[Any, Any], device: Device
     ) -> Iterator[tuple[Tensor, Tensor]]:
         for gathered, n, code in batches:
             x, y = stage.finish(gathered)
@@ -125,7 +126,7 @@ class DataLoader:
 class _Epoch:
     """The batches of one epoch as memory. Touches no Tensor, so any thread may run it."""
 
-    def __init__(self, loader: DataLoader, stage: Any, epoch: int):
+    def __init__(self, loader: DataLoader, stage: BatchStage[Any, Any], epoch: int):
         self.count = len(loader)
         self._dataset, self._plan, self._stage = loader.dataset, loader._plan, stage
         self._batch_size, self._shuffle = loader.batch_size, loader.shuffle

@@ -12,8 +12,9 @@ import math
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
+from minigrad.backend.interface import Backend
 from minigrad.backend.launch import contiguous_strides
-from minigrad.device import Device, backend_of, cpu, cuda, device_at
+from minigrad.device import Device, backend_of, cpu, cuda, device_at, kinds
 from minigrad.dtype import ALL, BY_TYPESTR, DType
 from minigrad.errors import DeviceError
 from minigrad.graph import Node, Shape, leaf
@@ -58,7 +59,7 @@ def from_object(caller: str, obj: Any, copy: bool | None) -> Node:
     return _from_buffer(caller, view, copy)
 
 
-def _backend(caller: str, device: Device) -> Any:
+def _backend(caller: str, device: Device) -> Backend[Any]:
     """The backend of the device that another library's array is on."""
     try:
         return backend_of(device)
@@ -173,8 +174,8 @@ def from_dlpack(caller: str, obj: Any, copy: bool | None) -> Node:
     device = dlpack.device_of(int(kind), int(index))
     if device is None:
         raise DeviceError(
-            f"{caller}: expected an array of the host or of a CUDA GPU, got one on DLPack's device "
-            f"type {int(kind)}. Copy it to the host first."
+            f"{caller}: expected an array on one of {', '.join(kinds())}, got one on DLPack's "
+            f"device type {int(kind)}. Copy it to the host first."
         )
     found = dlpack.consume(_capsule(caller, obj, _backend(caller, device)))
     dtype = dlpack.dtype_of(found.tensor.dtype)
@@ -186,7 +187,7 @@ def from_dlpack(caller: str, obj: Any, copy: bool | None) -> Node:
     )
 
 
-def _capsule(caller: str, obj: Any, backend: Any) -> Any:
+def _capsule(caller: str, obj: Any, backend: Backend[Any]) -> Any:
     """What the object exports, for use on our stream."""
     ordered = {} if backend.stream is None else {"stream": backend.stream}
     for options in ({"max_version": (1, 0), **ordered}, ordered):

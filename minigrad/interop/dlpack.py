@@ -19,12 +19,9 @@ from ctypes import (
 from typing import Any
 
 from minigrad.backend.launch import contiguous_strides
-from minigrad.device import Device, cpu
+from minigrad.device import Device, cpu, kinds, platform
 from minigrad.dtype import ALL, DType, bfloat16
 
-_DEVICE_TYPES = {"cpu": 1, "cuda": 2}
-_HOST = (1, 3, 11)  # CPU, and memory pinned for CUDA or ROCm
-_CUDA = (2, 13)  # and memory that CUDA moves by itself
 _CODES = {"int": 0, "uint": 1, "float": 2, "bool": 6}
 # (code, bits, lanes); bfloat16 has a code of its own
 _TYPES = {d: (_CODES[d.kind], 8 * d.itemsize, 1) for d in ALL} | {bfloat16: (4, 16, 1)}
@@ -102,14 +99,15 @@ def _destroy(capsule: int) -> None:
 
 def number_of(device: Device) -> tuple[int, int]:
     """DLPack's (device type, index)."""
-    return _DEVICE_TYPES[device.type], device.index
+    return platform(device.type).dlpack_types[0], device.index
 
 
-def device_of(kind: int, index: int) -> Device | None:
+def device_of(number: int, index: int) -> Device | None:
     """The device for DLPack's device type and index, None when there is none."""
-    if kind in _HOST:
-        return cpu
-    return Device("cuda", index) if kind in _CUDA else None
+    found = next((kind for kind in kinds() if number in platform(kind).dlpack_types), None)
+    if found is None or found == cpu.type:  # the host's memory is one, whoever it is pinned for
+        return cpu if found else None
+    return Device(found, index)
 
 
 def export(

@@ -1,20 +1,25 @@
-"""The CPU device: what the layers above call. Everything here is a thin name for a neighbour."""
+"""The CPU as `minigrad.backend.interface` wants a device: each member names a neighbour's work."""
 
 from __future__ import annotations
 
 import importlib.util
-import sys
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from minigrad.backend import interface
 from minigrad.backend.batches import Assembly
 from minigrad.backend.cpu.batches import BatchStage
 from minigrad.backend.cpu.packing import packed
 from minigrad.backend.cpu.runtime.driver import num_threads
-from minigrad.backend.cpu.runtime.memory import BorrowedBuffer, Buffer, copy_in, view
+from minigrad.backend.cpu.runtime.memory import BorrowedBuffer, Buffer, view
+from minigrad.backend.launch import Program
+from minigrad.dtype import ALL, DType
 
-# What a core moves to or from memory in the time of a vectorized addition, for each element of it.
-addition_bytes = 0.3
-host_readable = True  # looking at a value waits for nothing
+if TYPE_CHECKING:
+    from minigrad.backend.cpu.runtime.executable import Executable
+
+dtypes = frozenset(d for d in ALL if d.everywhere)
+dlpack_types = (1, 3, 11)  # and memory that CUDA or ROCm has pinned
 
 
 def why_unusable(computing: bool = True) -> str | None:
@@ -24,9 +29,9 @@ def why_unusable(computing: bool = True) -> str | None:
     return None
 
 
-def device(index: int) -> Any:
-    """The one CPU: this module."""
-    return sys.modules[__name__]
+def device(index: int) -> interface.Backend[Buffer]:
+    """The CPU, whatever the index: there is one."""
+    return _cpu
 
 
 def index_of(address: int) -> int:
@@ -34,104 +39,78 @@ def index_of(address: int) -> int:
     return 0
 
 
-def allocate(nbytes: int, purpose: str = "") -> Buffer:
-    """Uninitialised memory, 64-byte aligned; `purpose` is named if there is not enough."""
-    return Buffer(nbytes, purpose)
+class Backend:
+    """The host's memory, and its cores by Numba, which is imported where kernels are needed."""
+
+    # A core adds ten elements, on vectors, in the time in which it moves three bytes.
+    addition_bytes = 0.3
+    host_readable = True
+    stream = None  # the host has no streams
+    packed = staticmethod(packed)
+
+    @property
+    def processors(self) -> int:
+        """Threads of a parallel launch."""
+        return num_threads()
+
+    def allocate(self, nbytes: int, purpose: str = "") -> Buffer:
+        """Uninitialised memory, 64-byte aligned."""
+        return Buffer(nbytes, purpose)
+
+    def from_bytes(self, data: memoryview) -> Buffer:
+        """A copy of contiguous bytes."""
+        buffer = Buffer(data.nbytes)
+        view(buffer)[:] = data.cast("B")
+        return buffer
+
+    def to_bytes(self, buffer: Buffer, nbytes: int) -> memoryview:
+        """The buffer's first bytes themselves."""
+        return view(buffer, nbytes)
+
+    def borrow(self, address: int, nbytes: int, owner: object) -> Buffer:
+        """Memory of another object."""
+        return BorrowedBuffer(address, nbytes, owner)
+
+    def copy_from_address(self, address: int, nbytes: int, owner: object) -> Buffer:
+        """A copy of memory."""
+        return self.borrow(address, nbytes, owner).copied()
+
+    def receive(self, source: interface.Backend[Any], buffer: Any, nbytes: int) -> Buffer:
+        """A copy of a buffer of another backend's."""
+        return self.from_bytes(source.to_bytes(buffer, nbytes))
+
+    def library(self) -> interface.Library:
+        """The kernels. Imports Numba."""
+        from minigrad.backend.cpu import library
+
+        return library
+
+    def executable(
+        self, program: Program, offsets: Mapping[int, int], arena_bytes: int,
+        bound: Sequence[int], constants: Sequence[DType],
+    ) -> Executable:  # fmt: skip
+        """A program with its compiled kernels."""
+        from minigrad.backend.cpu.runtime.executable import Executable
+
+        return Executable(program, offsets, arena_bytes, bound, constants)
+
+    def batch_stage(self, assembly: Assembly) -> BatchStage:
+        """Batches by a kernel, or in plain Python on a machine without Numba."""
+        return BatchStage(assembly, compiled=why_unusable() is None)
+
+    def synchronize(self) -> None:
+        """Kernels have finished when their launch returns."""
+
+    def wait_for(self, caller: str, stream: int | None) -> None:
+        """Nothing to wait for; any stream is an error."""
+        if stream is not None:
+            raise BufferError(f"{caller}: expected stream None for host memory, got {stream!r}.")
+
+    hold = wait_for
+
+    def lend(self, buffer: Buffer) -> object:
+        """The buffer itself: host memory is not reused while it is referred to."""
+        return buffer
 
 
-def from_bytes(data: memoryview) -> Buffer:
-    """A copy of contiguous bytes."""
-    buffer = Buffer(data.nbytes)
-    view(buffer)[:] = data.cast("B")
-    return buffer
-
-
-def borrow(address: int, nbytes: int, owner: object) -> Buffer:
-    """Memory of another object, shared, not copied; `owner` is kept alive."""
-    return BorrowedBuffer(address, nbytes, owner)
-
-
-def copy_from_address(address: int, nbytes: int, owner: object) -> Buffer:
-    """A copy of memory that `owner` keeps alive."""
-    buffer = Buffer(nbytes)
-    copy_in(buffer, address, nbytes)
-    return buffer
-
-
-def to_bytes(buffer: Buffer, nbytes: int) -> memoryview:
-    """The buffer's first `nbytes` bytes, shared, format "B"."""
-    return view(buffer, nbytes)
-
-
-def receive(source: Any, buffer: Any, nbytes: int) -> Buffer:
-    """A copy of a buffer of another backend's."""
-    return from_bytes(source.to_bytes(buffer, nbytes))
-
-
-# Other libraries: the host's memory has no streams.
-
-stream = None  # what we launch on, as a number for them
-
-
-def wait_for(caller: str, stream: int | None) -> None:
-    """What is launched from now on comes after what a stream of theirs holds."""
-    if stream is not None:
-        raise BufferError(f"{caller}: expected stream None for host memory, got {stream!r}.")
-
-
-def hold(caller: str, stream: int | None) -> None:
-    """What a stream of theirs gets from now on comes after what we have launched."""
-    wait_for(caller, stream)
-
-
-def lend(buffer: Buffer) -> object:
-    """What to hold on to while another library uses a buffer."""
-    return buffer
-
-
-def synchronize() -> None:
-    """CPU kernels have finished when their launch returns."""
-
-
-def library() -> Any:
-    """The kernels that the compiler lowers to. Imports Numba."""
-    from minigrad.backend.cpu import library as kernels
-
-    return kernels
-
-
-def executable(*args: Any) -> Any:
-    """A program bound to memory: see `Executable`."""
-    from minigrad.backend.cpu.runtime.executable import Executable
-
-    return Executable(*args)
-
-
-def batch_stage(assembly: Assembly) -> BatchStage:
-    """What makes batches of stored samples: see `minigrad.backend.batches`."""
-    return BatchStage(assembly, compiled=why_unusable() is None)
-
-
-__all__ = [
-    "addition_bytes",
-    "allocate",
-    "batch_stage",
-    "borrow",
-    "copy_from_address",
-    "device",
-    "executable",
-    "from_bytes",
-    "hold",
-    "host_readable",
-    "index_of",
-    "lend",
-    "library",
-    "num_threads",
-    "packed",
-    "receive",
-    "stream",
-    "synchronize",
-    "to_bytes",
-    "wait_for",
-    "why_unusable",
-]
+_cpu = Backend()

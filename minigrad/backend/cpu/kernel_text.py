@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from minigrad.backend.cpu.runtime.driver import num_threads
-from minigrad.backend.launch import Operand
+from minigrad.backend.launch import Operand, Word
 
 # A parallel region costs about 1.5 us, some thousands of simple operations.
 _PARALLEL_WORK = 16384
@@ -21,9 +21,9 @@ def shares(work: int, extent: int) -> int:
     return max(1, min(num_threads(), extent)) if work >= _PARALLEL_WORK else 1
 
 
-def words(operands: Mapping[str, Operand]) -> list[Any]:
+def words(operands: Mapping[str, Operand]) -> list[Word]:
     """The table's words for the operands, as `source` reads them."""
-    row: list[Any] = []
+    row: list[Word] = []
     for operand in operands.values():
         itemsize = operand.dtype.itemsize
         row += [operand.pointer, *(s * itemsize for s in operand.strides[:-1])]

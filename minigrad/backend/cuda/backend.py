@@ -1,18 +1,27 @@
-"""The CUDA device: what the layers above call. Everything here is a thin name for a neighbour."""
+"""A GPU as `minigrad.backend.interface` wants a device: each member names a neighbour's work."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from minigrad.backend import interface
 from minigrad.backend.batches import Assembly
 from minigrad.backend.cuda.runtime import runtime
 from minigrad.backend.cuda.runtime.loans import LEGACY_STREAM
 from minigrad.backend.cuda.runtime.memory import BorrowedBuffer, Buffer, Lent
-from minigrad.dtype import DType
+from minigrad.backend.launch import Program
+from minigrad.dtype import ALL, DType
+
+if TYPE_CHECKING:
+    from minigrad.backend.cuda.batches import BatchStage
+    from minigrad.backend.cuda.runtime.executable import Executable
+
+dtypes = frozenset(ALL)
+dlpack_types = (2, 13)  # and memory that CUDA moves by itself
 
 
 def why_unusable(computing: bool = True) -> str | None:
@@ -21,7 +30,7 @@ def why_unusable(computing: bool = True) -> str | None:
 
 
 @cache
-def device(index: int) -> Backend:
+def device(index: int) -> interface.Backend[Buffer]:
     """One GPU, the same for threads that ask at once: see [Note: one stream]."""
     with _making:
         return _made(index)
@@ -41,10 +50,9 @@ def index_of(address: int) -> int:
 
 
 class Backend:
-    """One GPU, for the layers above."""
+    """One GPU."""
 
-    # What it moves to or from memory in the time of an addition. H100: 3.3 TB/s, 33 T/s.
-    addition_bytes = 0.1
+    addition_bytes = 0.1  # an H100 moves 3.3e12 bytes and does 33e12 additions a second
     host_readable = False  # who looks at a value waits for all that was launched
 
     def __init__(self, index: int):
@@ -80,7 +88,7 @@ class Backend:
 
         return packed(self, address, shape, strides, dtype, owner)
 
-    def receive(self, source: Any, buffer: Any, nbytes: int) -> Buffer:
+    def receive(self, source: interface.Backend[Any], buffer: Any, nbytes: int) -> Buffer:
         """A copy of a buffer of another backend's; from GPU to GPU without the host."""
         if not isinstance(source, Backend):
             return self.from_bytes(source.to_bytes(buffer, nbytes))
@@ -145,21 +153,25 @@ class Backend:
             _, executable = self.unchecked.popitem()
             executable.check()
 
-    def num_threads(self) -> int:
-        """Blocks that should be at work at the same time: one for each multiprocessor."""
+    @property
+    def processors(self) -> int:
+        """Multiprocessors."""
         return self.runtime.processors
 
-    def library(self) -> Any:
-        """The kernels that the compiler lowers to."""
+    def library(self) -> interface.Library:
+        """The kernels."""
         from minigrad.backend.cuda.library import Library
 
         return Library(self.runtime.processors)
 
-    def executable(self, *args: Any) -> Any:
-        """A program bound to memory: see `Executable`."""
+    def executable(
+        self, program: Program, offsets: Mapping[int, int], arena_bytes: int,
+        bound: Sequence[int], constants: Sequence[DType],
+    ) -> Executable:  # fmt: skip
+        """A program with its compiled kernels."""
         from minigrad.backend.cuda.runtime.executable import Executable
 
-        return Executable(self, *args)
+        return Executable(self, program, offsets, arena_bytes, bound, constants)
 
     def arena(self, nbytes: int) -> Buffer:
         """Memory for the temporaries of whichever program runs, at least this much."""
@@ -168,8 +180,8 @@ class Backend:
             self._arena = Buffer(self.runtime, nbytes, "temporaries")
         return self._arena
 
-    def batch_stage(self, assembly: Assembly) -> Any:
-        """What makes batches of stored samples: see `BatchStage`."""
+    def batch_stage(self, assembly: Assembly) -> BatchStage:
+        """Batches that are copied by a stream of their own."""
         from minigrad.backend.cuda.batches import BatchStage
 
         return BatchStage(self, assembly)
@@ -184,6 +196,3 @@ def _handle(caller: str, stream: int | None) -> int | None:
             f"per-thread default stream) or -1 (no order), got {stream}."
         )
     return None if handle == -1 else handle
-
-
-__all__: Sequence[str] = ["Backend", "device", "index_of", "why_unusable"]

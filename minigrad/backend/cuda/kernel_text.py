@@ -7,7 +7,7 @@ from typing import Any
 from minigrad.backend.cuda.expressions import memory_type, register_type
 from minigrad.backend.cuda.prelude import THREADS, divisor_words
 from minigrad.backend.cuda.runtime.jit import compile_kernel
-from minigrad.backend.launch import Operand, Program
+from minigrad.backend.launch import Operand, Program, Word
 
 NARROW_REACH = 1 << 31  # indices below it take 32 bits
 
@@ -43,7 +43,7 @@ class KernelText:
         divisor = "Divisor" if self.index == "int" else "WideDivisor"
         self.before = [f"typedef {self.index} index_t;", f"typedef {divisor} divisor_t;"]
         self.head: list[str] = []
-        self.words: list[Any] = []
+        self.words: list[Word] = []
 
     def operand(
         self, name: str, x: Operand, *, written: bool = False, register: str | None = None

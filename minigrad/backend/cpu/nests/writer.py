@@ -9,7 +9,7 @@ from minigrad.backend.cpu.expressions import cast, constant, render
 from minigrad.backend.cpu.runtime.driver import num_threads
 from minigrad.backend.cpu.runtime.jit import compile_kernel
 from minigrad.backend.cpu.vector.intrinsics import SCOPES
-from minigrad.backend.launch import Constant, Pointer, Program
+from minigrad.backend.launch import Constant, Pointer, Program, Word
 from minigrad.backend.loopnest import Access, LoopNest, Reduction
 from minigrad.dtype import DType, float64, int64
 
@@ -22,7 +22,7 @@ class Source:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.depth = 1
-        self.words: list[object] = []
+        self.words: list[Word] = []
 
     def line(self, text: str) -> None:
         """One line."""
@@ -33,7 +33,7 @@ class Source:
         self.line(header)
         self.depth += 1
 
-    def word(self, value: object, name: str, kind: str = "int64") -> None:
+    def word(self, value: Word, name: str, kind: str = "int64") -> None:
         """A table entry, read into the local `name` at the top of the kernel."""
         self.line(f"{name} = load_{kind}(table, {len(self.words)})")
         self.words.append(value)

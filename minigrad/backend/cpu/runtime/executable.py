@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 from minigrad.backend.cpu.runtime import driver, jit
 from minigrad.backend.cpu.runtime.memory import Buffer, release_free_blocks
@@ -37,16 +37,12 @@ arena = _Arena()
 
 
 class Executable:
-    """Runs a program's launches with one native call.
-
-    `offsets` places slots in the first `arena_bytes` of the arena; all other slots are bound at
-    each run, in the order of `bound`. `constants` gives the dtype of each run-time constant.
-    """
+    """Runs a program's launches with one native call; arguments as `Backend.executable`'s."""
 
     def __init__(
         self,
         program: Program,
-        offsets: dict[int, int],
+        offsets: Mapping[int, int],
         arena_bytes: int,
         bound: Sequence[int],
         constants: Sequence[DType],
@@ -56,10 +52,13 @@ class Executable:
         self._base = 0  # the arena's address that the tables hold
         self._tables = Tables(program, offsets, bound, constants)
         table = self._tables.words.buffer_info()[0]
-        jit.compile_all([*driver.kernels(), *(launch.kernel for launch in program.launches)])
+        kernels = [cast("jit.Kernel", launch.kernel) for launch in program.launches]
+        jit.compile_all([*driver.kernels(), *kernels])
         rows = []
-        for launch, start in zip(program.launches, self._tables.starts, strict=True):
-            rows += [launch.kernel.address, table + 8 * start, launch.extent, launch.tasks]
+        for kernel, launch, start in zip(
+            kernels, program.launches, self._tables.starts, strict=True
+        ):
+            rows += [kernel.address, table + 8 * start, launch.extent, launch.tasks]
         self._rows = array("q", rows)
         self._row_address = self._rows.buffer_info()[0]
         self._count = len(program.launches)
@@ -72,16 +71,13 @@ class Executable:
         self._statuses = [(at(base + offset), message) for offset, message in self._checks]
         self._base = base
 
-    def run(self, buffers: Sequence[Any], constants: Sequence[float]) -> None:
-        """Run with these buffers for the bound slots and these values of the constants.
-
-        The caller does not change `constants` afterwards: the same list is known to be the same.
-        """
+    def run(self, buffers: Sequence[Buffer], constants: Sequence[float]) -> None:
+        """Run all launches: see `minigrad.backend.interface.Executable`."""
         arena.reserve(self._arena_bytes)
         base = arena.buffer.address
         if base != self._base:
             self._move(base)
-        buffers = [b if b.has_slack else b.padded() for b in buffers]
+        buffers = [b if b.has_slack else b.copied() for b in buffers]
         self._tables.bind(base, [b.address for b in buffers], constants)
         for status, _ in self._statuses:
             status.value = 0

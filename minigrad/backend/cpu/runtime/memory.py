@@ -17,13 +17,12 @@ from minigrad.backend.debug import for_purpose
 from minigrad.errors import DeviceError
 
 ALIGNMENT = 64
-# Micro-kernels read whole vectors past the last element (never storing those lanes): CONV.md, 5.
-SLACK = 1024
+SLACK = 1024  # bytes past the end of a buffer: kernels read whole vectors there, and ignore them
 _POOL_LIMIT = 1 << 30  # bytes of free blocks kept for reuse
 
 _free: defaultdict[int, deque[Block]] = defaultdict(deque)
 _free_bytes = 0
-live_bytes = 0  # held by live blocks; tests read it
+live_bytes = 0  # held by live buffers
 _lock = threading.RLock()
 
 
@@ -107,6 +106,12 @@ class Buffer:
         self.owner: object = None
         self.has_slack = True  # SLACK bytes past the end may be read
 
+    def copied(self) -> Buffer:
+        """A copy in memory of our own, with slack."""
+        copy = Buffer(self.nbytes)
+        ctypes.memmove(copy.address, self.address, self.nbytes)
+        return copy
+
     def __del__(self) -> None:
         block = getattr(self, "_block", None)
         if block is None or _free is None:  # the latter while the interpreter shuts down
@@ -131,17 +136,6 @@ class BorrowedBuffer(Buffer):
         exporter = getattr(owner, "obj", None)  # of a memoryview, perhaps one that `view` made
         ours = isinstance(getattr(exporter, "_owner", None), Buffer)
         self.has_slack = ours or -(address + nbytes) % mmap.PAGESIZE >= SLACK
-
-    def padded(self) -> Buffer:
-        """A copy with slack."""
-        copy = Buffer(self.nbytes)
-        copy_in(copy, self.address, self.nbytes)
-        return copy
-
-
-def copy_in(buffer: Buffer, source: int, nbytes: int) -> None:
-    """Copy `nbytes` from the raw address `source` to the start of the buffer."""
-    ctypes.memmove(buffer.address, source, nbytes)
 
 
 def view(buffer: Buffer, nbytes: int | None = None) -> memoryview:

@@ -26,7 +26,7 @@ from minigrad.backend.cuda.contract.conv_problems import Axes, Problem, packs, p
 from minigrad.backend.cuda.contract.conv_tiled import Tile, tiled
 from minigrad.backend.cuda.prelude import THREADS
 from minigrad.backend.cuda.runtime.jit import compile_kernel
-from minigrad.backend.launch import Operand, Pointer, Program
+from minigrad.backend.launch import Operand, Pointer, Program, Word
 from minigrad.dtype import DType
 
 INDEX_LIMIT = (1 << 31) - (1 << 20)  # from here on indices have 64 bits; a last tile may reach over
@@ -217,7 +217,7 @@ class _Lowering:
         w_products = sectors(ordered(first.product_axes, of_x=False), side)
         return x_pixels <= x_products, w_channels < w_products
 
-    def _words(self, choice: _Choice, tiles: int, partial: Pointer | int) -> tuple[object, ...]:
+    def _words(self, choice: _Choice, tiles: int, partial: Pointer | int) -> tuple[Word, ...]:
         x, w, out = self.x, self.w, self.out
         channels_of_tile = choice.tile.channels if choice.tile else 1
         out_group = self.channels * out.strides[1]
@@ -244,7 +244,7 @@ class _Lowering:
             "out_channel": out.strides[1],
             "packed": int(packed),
         }
-        words: list[object] = [call[name] for name in kernels.TABLE]
+        words: list[Word] = [call[name] for name in kernels.TABLE]
         for p in self.problems:
             fields = {
                 "x": p.x,

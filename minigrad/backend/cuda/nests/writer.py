@@ -14,7 +14,7 @@ from minigrad.backend.cuda.expressions import (
 )
 from minigrad.backend.cuda.prelude import bounded, divisor_words
 from minigrad.backend.cuda.runtime.jit import compile_kernel
-from minigrad.backend.launch import Constant, Pointer, Program
+from minigrad.backend.launch import Constant, Pointer, Program, Word
 from minigrad.backend.loopnest import Access, LoopNest
 from minigrad.dtype import int64
 
@@ -43,7 +43,7 @@ class NestWriter:
         self.moved: set[Access] = set()  # those with a local o0, o1, ...: how far they have moved
         self.lines: list[str] = []
         self.depth = 1
-        self.words: list[object] = []
+        self.words: list[Word] = []
 
     # --- text ------------------------------------------------------------------------------------
 
@@ -61,7 +61,7 @@ class NestWriter:
         self.depth -= 1
         self.line("}")
 
-    def word(self, value: object, name: str, kind: str | None = None) -> None:
+    def word(self, value: Word, name: str, kind: str | None = None) -> None:
         """A table entry, read into the local `name` as an index, or as `kind`."""
         kind = kind or self.index
         self.line(f"const {kind} {name} = ({kind})table[{len(self.words)}];")

@@ -10,8 +10,8 @@ seen only once are launched one by one.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 from minigrad.backend.cuda.runtime.jit import Kernel
 from minigrad.backend.cuda.runtime.memory import Buffer
@@ -22,18 +22,24 @@ from minigrad.dtype import DType
 MOST_GRAPHS = 8
 
 
-class Executable:
-    """Runs a program's launches on one GPU.
+class LibraryCall(Protocol):
+    """What stands in a launch for a kernel where a library of CUDA's is called."""
 
-    `offsets` places slots in the first `arena_bytes` of the device's arena; all other slots are
-    bound at each run, in the order of `bound`. `constants` gives the dtype of each constant.
-    """
+    setting: Callable[[], Any]  # gives what the library reads besides the words
+
+    def __call__(self, runtime: Any, words: Sequence[int], /) -> None:
+        """Call the library with the words of the launch's arguments."""
+        ...
+
+
+class Executable:
+    """Runs a program's launches on one GPU; arguments as `Backend.executable`'s."""
 
     def __init__(
         self,
         device: Any,
         program: Program,
-        offsets: dict[int, int],
+        offsets: Mapping[int, int],
         arena_bytes: int,
         bound: Sequence[int],
         constants: Sequence[DType],
@@ -48,25 +54,24 @@ class Executable:
         self._tables = Tables(program, offsets, bound, constants, fixed)
         self._memory = Buffer(device.runtime, 8 * len(self._tables.words))
         self._uploaded: bytes | None = None
+        starts = zip(program.launches, self._tables.starts, strict=True)
+        calls = [(x, start) for x, start in starts if not isinstance(x.kernel, Kernel)]
         self._runtime.load(x.kernel for x in program.launches if isinstance(x.kernel, Kernel))
         self._graphs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         # Words whose values library calls bake in: see [Note: graphs].
         self._baked = [
             word
-            for launch, start in zip(program.launches, self._tables.starts, strict=True)
-            if not isinstance(launch.kernel, Kernel)
-            for word, arg in enumerate(launch.args, start)
+            for call, start in calls
+            for word, arg in enumerate(call.args, start)
             if isinstance(arg, Pointer)
         ]
         # What library calls read besides their arguments.
-        settings = (getattr(launch.kernel, "setting", None) for launch in program.launches)
-        self._settings = [s for s in dict.fromkeys(settings) if s is not None]
+        self._settings = list(
+            dict.fromkeys(cast("LibraryCall", c.kernel).setting for c, _ in calls)
+        )
 
-    def run(self, buffers: Sequence[Any], constants: Sequence[float]) -> None:
-        """Run with these buffers for the bound slots and these values of the constants.
-
-        The caller does not change `constants` afterwards: the same list is known to be the same.
-        """
+    def run(self, buffers: Sequence[Buffer], constants: Sequence[float]) -> None:
+        """Run all launches: see `minigrad.backend.interface.Executable`."""
         buffers = [b if b.is_aligned else b.copied() for b in buffers]
         base = self._device.arena(self._arena_bytes).address
         self._tables.bind(base, [b.address for b in buffers], constants)
@@ -96,7 +101,8 @@ class Executable:
                 table = self._memory.address + 8 * start
                 self._runtime.launch(launch.kernel, launch.extent, launch.tasks, table)
             else:
-                launch.kernel(self._runtime, words[start : start + len(launch.args)])
+                call = cast("LibraryCall", launch.kernel)
+                call(self._runtime, words[start : start + len(launch.args)])
 
     def check(self) -> None:
         """Raise what a kernel found to be wrong since the last check. The device is idle.
