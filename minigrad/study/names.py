@@ -211,7 +211,7 @@ class Names:
         if name == "add":
             return _added([arguments[0], *arguments[1].summands()])
         if name == "sum":
-            return formula.total(*arguments, self._written_axes(n.attrs["axes"]))
+            return formula.total(arguments[0], self._written_axes(n.attrs["axes"]))
         operator = _INFIX.get(name)
         return operator(*arguments) if operator else formula.call(name, *arguments)
 
