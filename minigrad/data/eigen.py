@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from minigrad.capture import compile
 from minigrad.creation import asarray, eye, zeros
 from minigrad.dtype import float64
-from minigrad.execution import evaluate
+from minigrad.execution.capture import compile
+from minigrad.execution.compute import evaluate
 from minigrad.functions import abs as abs_of
 from minigrad.functions import concat, diagonal, sqrt, take, where
 from minigrad.functions import sum as sum_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minigrad.dtype import float64
-from minigrad.execution import evaluate
+from minigrad.execution.compute import evaluate
 from minigrad.functions import barrier
 from minigrad.functions.manipulation import matrix_transpose
 from minigrad.functions.statistical import mean as mean_of

@@ -9,7 +9,7 @@ from minigrad.creation import asarray, ones_like
 from minigrad.data.eigen import eigh
 from minigrad.data.moments import PooledMoments
 from minigrad.dtype import int64
-from minigrad.execution import evaluate
+from minigrad.execution.compute import evaluate
 from minigrad.functions import max as max_of
 from minigrad.functions import moveaxis, sqrt, where
 from minigrad.tensor import Tensor
