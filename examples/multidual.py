@@ -56,7 +56,7 @@ class Multidual:
         return self**-1 * other
 
     def __pow__(self, exponent: Any) -> Multidual:
-        """The binomial series around the real part, which must not be 0; its steps are nilpotent."""
+        """The binomial series around the real part, not 0; it ends, as its steps are nilpotent."""
         p = mpmath.mpf(exponent)
         real = self.parts[0]
         step = Multidual({mask: c / real for mask, c in self.parts.items() if mask})
