@@ -18,10 +18,11 @@ from layers.activation import (
 from layers.container import Concat, Flatten, ModuleList, Residual, Sequential
 from layers.conv import Conv2d
 from layers.dropout import Dropout
+from layers.fold import fold_batch_norm
 from layers.functional import functional_call
 from layers.linear import Linear
 from layers.module import Buffer, Module, Parameter
-from layers.norm import BatchNorm, BatchNorm1d, BatchNorm2d
+from layers.norm import BatchNorm, BatchNorm1d, BatchNorm2d, estimate_population_statistics
 from layers.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 
 __all__ = [
@@ -54,6 +55,8 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "estimate_population_statistics",
+    "fold_batch_norm",
     "functional_call",
     "init",
     "models",

@@ -80,6 +80,7 @@ class Module:
     """
 
     training: bool = True
+    frozen: bool = False  # see `freeze`
     _hooks: dict[int, Callable[..., Any]] | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -98,7 +99,7 @@ class Module:
 
     def baked_in(self) -> set[str]:
         """The attributes that a recorded step bakes in: all. See [Note: what is guarded]."""
-        return {*vars(self), "training", "_hooks"}
+        return {*vars(self), "training", "frozen", "_hooks"}
 
     def register_forward_hook(self, hook: Callable[..., Any]) -> HookHandle:
         """Call `hook(module, args, output)` after every forward; a result replaces the output."""
@@ -246,11 +247,11 @@ class Module:
     # Mode and gradients.
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode here and in every module below."""
+        """Set training mode here and in every module below, but those that are frozen."""
         for module in self.modules():
             if computing.on_use is not None:
                 computing.on_use(module)
-            module.training = mode
+            module.training = mode and not module.frozen
         return self
 
     def eval(self) -> Self:
@@ -267,6 +268,31 @@ class Module:
         for p in self.parameters():
             p.requires_grad_(requires_grad)
         return self
+
+    def freeze(self) -> Self:
+        """Hold every parameter and buffer here and below, whatever `train` says from now on.
+
+        Frozen modules stay in inference mode, so a batch norm is the affine map of its running
+        statistics; their parameters require no gradient, and optimizers leave them out. Loading a
+        state dict still changes them. Gradients flow through to their inputs.
+        """
+        for module in self.modules():
+            if computing.on_use is not None:
+                computing.on_use(module)
+            module.frozen, module.training = True, False
+        for p in self.parameters():
+            p.requires_grad_(False)
+            p.grad = None
+        return self
+
+    def unfreeze(self) -> Self:
+        """Undo `freeze` here and below: train every parameter, and follow `train` and `eval`.
+
+        The mode stays that of inference until `train` is called.
+        """
+        for module in self.modules():
+            module.frozen = False
+        return self.requires_grad_()
 
     def summary(self, input_shape: tuple[int, ...]) -> str:
         """A table of layers, output shapes and parameter counts, for an input of `input_shape`.

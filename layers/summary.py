@@ -18,7 +18,8 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> str:
         new = [p for p in _parameters(module) if id(p) not in counted]
         counted.update(map(id, new))
         count = sum(p.size for p in new)
-        label = f"{names[id(module)]} ({type(module).__name__})".lstrip()
+        frozen = ", frozen" if module.frozen else ""
+        label = f"{names[id(module)]} ({type(module).__name__}{frozen})".lstrip()
         rows.append((label, str(getattr(output, "shape", "")), f"{count:,}" if count else ""))
 
     modes = [(m, m.training) for m in model.modules()]

@@ -1,5 +1,6 @@
-"""Normalization layers, one file per family."""
+"""Normalization layers."""
 
 from layers.norm.batch_norm import BatchNorm, BatchNorm1d, BatchNorm2d
+from layers.norm.population import estimate_population_statistics
 
-__all__ = ["BatchNorm", "BatchNorm1d", "BatchNorm2d"]
+__all__ = ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "estimate_population_statistics"]

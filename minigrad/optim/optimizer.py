@@ -69,7 +69,7 @@ class Optimizer:
         return type(self).__name__
 
     def add_param_group(self, group: Group) -> None:
-        """Add parameters with options of their own."""
+        """Add parameters with options of their own; those that require no gradient stay as is."""
         unknown = (
             set(group) - set(self.defaults) - {"params", "lr_mult", "decay_mult", "initial_lr"}
         )
@@ -87,17 +87,17 @@ class Optimizer:
                     f"{self._name}: expected tensors as parameters, got {type(p).__name__} "
                     f"at position {i}."
                 )
-            if not p.requires_grad or not p.dtype.is_floating:
-                raise ValueError(
-                    f"{self._name}: expected parameters that require a gradient, got "
-                    f"{p.dtype.name}{list(p.shape)} at position {i}. Pass requires_grad=True."
-                )
             if id(p) in seen:
                 raise ValueError(
                     f"{self._name}: expected each parameter once, got "
                     f"{p.dtype.name}{list(p.shape)} at position {i} again."
                 )
             seen.add(id(p))
+        if params and not any(p.requires_grad for p in params):  # some may be frozen
+            raise ValueError(
+                f"{self._name}: expected parameters that require a gradient, got {len(params)} "
+                f"without. Make them with requires_grad=True, or unfreeze() their module."
+            )
         new = {"params": params, **self.defaults, "lr_mult": 1.0, "decay_mult": 1.0}
         new.update((k, v) for k, v in group.items() if k != "params")
         self.check_options(new)
