@@ -22,7 +22,13 @@ from layers.fold import fold_batch_norm
 from layers.functional import functional_call
 from layers.linear import Linear
 from layers.module import Buffer, Module, Parameter
-from layers.norm import BatchNorm, BatchNorm1d, BatchNorm2d, estimate_population_statistics
+from layers.norm import (
+    BatchNorm,
+    BatchNorm1d,
+    BatchNorm2d,
+    ExponentialMovingAverage,
+    estimate_population_statistics,
+)
 from layers.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 
 __all__ = [
@@ -37,6 +43,7 @@ __all__ = [
     "Concat",
     "Conv2d",
     "Dropout",
+    "ExponentialMovingAverage",
     "Flatten",
     "GlobalAvgPool2d",
     "Identity",

@@ -123,7 +123,7 @@ def test_folding_lenet():
     net.eval()
     x = mg.random.normal((8, 3, 32, 32))
     before = net(x)
-    with pytest.raises(ValueError, match="norm1: .* is not known; pass input_shape"):
+    with pytest.raises(ValueError, match=r"norm1: .* is not known; pass input_shape"):
         fold(net)
     fold(net, (1, 3, 32, 32))
     assert mg.max(mg.abs(net(x) - before)).item() < 1e-5
