@@ -13,10 +13,9 @@ from math import prod
 from minigrad.backend.launch import Operand, contiguous_strides
 from minigrad.backend.loopnest import Affine
 from minigrad.graph import Node, Shape
+from minigrad.ops.shapes import matched_axes
 
 Ints = tuple[int, ...]
-
-
 Index = tuple[Affine, ...]  # one for each axis of a node
 
 
@@ -29,59 +28,23 @@ def identity_index(shape: Shape) -> Index:
     )
 
 
-def _blocks(a: Shape, b: Shape) -> list[tuple[Ints, Ints]] | None:
-    """Pair up runs of axes of two shapes that hold the same elements; None for empty shapes."""
-    if prod(a) == 0:
-        return None
-    blocks, i, j = [], 0, 0
-    while i < len(a) or j < len(b):
-        left, right = [], []
-        m = n = 1
-        if i < len(a):
-            left.append(i)
-            m = a[i]
-            i += 1
-        if j < len(b) and (m != 1 or not left):
-            right.append(j)
-            n = b[j]
-            j += 1
-        while m != n:
-            if m < n:
-                left.append(i)
-                m *= a[i]
-                i += 1
-            else:
-                right.append(j)
-                n *= b[j]
-                j += 1
-        blocks.append((tuple(left), tuple(right)))
-    return blocks
-
-
 def reshape_index(index: Index, shape: Shape, source: Shape, rank: int) -> Index | None:
     """The index into `source` of the element at `index` in its reshape to `shape`.
 
     `rank` is the loop nest's. Splitting an axis keeps indices affine; merging axes does not: None.
     """
-    blocks = _blocks(source, shape)
-    if blocks is None:
+    if 0 in shape:
         return None
     zero = Affine(0, (0,) * rank)
     result = [zero] * len(source)
-    for left, right in blocks:
-        real = [i for i in left if source[i] != 1]
-        if len(real) > 1:
-            long = [j for j in right if shape[j] != 1]
-            if [source[i] for i in real] != [shape[j] for j in long]:
-                return None
-            for i, j in zip(real, long, strict=True):
-                result[i] = index[j]
-        elif real:
-            total, step = zero, 1
-            for j in reversed(right):
-                total = total.plus(index[j].scaled(step))
-                step *= shape[j]
-            result[real[0]] = total
+    for left, right in matched_axes(source, shape):
+        if len(left) > 1:
+            return None
+        total, step = zero, 1
+        for j in reversed(right):
+            total = total.plus(index[j].scaled(step))
+            step *= shape[j]
+        result[left[0]] = total
     return tuple(result)
 
 
@@ -111,19 +74,19 @@ def source_index(node: Node, index: Index, rank: int) -> Index | None:
 
 def reshape_strides(shape: Shape, strides: Ints, target: Shape) -> Ints | None:
     """Strides that show the same memory under another shape; None where no strides can."""
-    blocks = _blocks(shape, target)
-    if blocks is None:
+    if 0 in shape:
         return contiguous_strides(target)
     result = [0] * len(target)
-    for left, right in blocks:
-        real = [i for i in left if shape[i] != 1]
-        for i, j in pairwise(real):
+    end = 0
+    for left, right in matched_axes(shape, target):
+        for i, j in pairwise(left):
             if strides[i] != strides[j] * shape[j]:
                 return None
-        step = strides[real[-1]] if real else 0
-        for j in reversed(right):
+        step = strides[left[-1]]
+        for j in range(right[-1], end - 1, -1):
             result[j] = step
             step *= target[j]
+        end = right[-1] + 1
     return tuple(result)
 
 

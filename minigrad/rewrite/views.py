@@ -14,29 +14,14 @@ from math import prod
 
 from minigrad.graph import Node, Shape
 from minigrad.ops import expand, reshape, sum_
+from minigrad.ops.shapes import common_refinement
 from minigrad.rewrite.node_builder import NodeBuilder
 
 Split = tuple[Shape, ...]  # for each axis of a node, the extents it is worked on with
 
 
-def pieces(a: Sequence[int], b: Sequence[int]) -> list[int] | None:
-    """The coarsest common refinement of two shapes of one size: (12, 5), (3, 20) -> [3, 4, 5]."""
-    left, right = [n for n in a if n != 1], [n for n in b if n != 1]
-    out: list[int] = []
-    while left and right:
-        p = min(left[0], right[0])
-        if p == 0 or left[0] % p or right[0] % p:
-            return None
-        out.append(p)
-        for side in (left, right):
-            side[0] //= p
-            if side[0] == 1:
-                del side[0]
-    return None if left or right else out
-
-
-def dealt(parts: Sequence[int], shape: Shape) -> Split:
-    """The parts dealt out to the axes of a shape: [3, 4, 5], (12, 1, 5) -> ((3, 4), (1,), (5,))."""
+def split_axes(parts: Sequence[int], shape: Shape) -> Split:
+    """What the axes of a shape are split into: [3, 4, 5] of (12, 1, 5) -> ((3, 4), (1,), (5,))."""
     remaining, out = list(parts), []
     for n in shape:
         group: list[int] = []
@@ -71,9 +56,9 @@ def _finer_shapes(nodes: Sequence[Node]) -> dict[Shape, Split]:
         before = dict(view)
         for pair in changes:
             a, b = (_flat(view.get(s, _plain(s))) for s in pair)
-            parts = pieces(a, b)
+            parts = common_refinement(a, b)
             for shape in pair if parts is not None else ():
-                split = dealt(parts or (), shape)
+                split = split_axes(parts or (), shape)
                 if any(len(g) > 1 for g in split):
                     view[shape] = split
     return view
@@ -88,7 +73,7 @@ def _common(a: Split, b: Split) -> Split | None:
         elif prod(s) == 1:
             out.append(t)
         else:
-            parts = pieces(s, t)
+            parts = common_refinement(s, t)
             if parts is None:
                 return None
             out.append(tuple(parts))
@@ -101,7 +86,7 @@ class _Refinement:
         # Of each node: what it is worked on as, and that one's extents for each of its axes.
         self.new: dict[int, tuple[Node, Split]] = {}
 
-    def plainly(self, n: Node) -> Node:
+    def unrefined(self, n: Node) -> Node:
         """A node in its own shape."""
         return self.table.reshape(self.new[n.id][0], n.shape)
 
@@ -121,7 +106,7 @@ class _Refinement:
                 return found
         opaque = n
         if n.inputs and n.storage is None:
-            opaque = self.table.make(n.op, [self.plainly(i) for i in n.inputs], n.attrs)
+            opaque = self.table.make(n.op, [self.unrefined(i) for i in n.inputs], n.attrs)
         split = self.view.get(n.shape, _plain(n.shape))
         return self.table.reshape(opaque, _flat(split)), split
 
@@ -162,10 +147,10 @@ class _Refinement:
 
     def _reshape(self, n: Node) -> tuple[Node, Split] | None:
         node, s = self.new[n.inputs[0].id]
-        parts = pieces(_flat(s), n.shape)
+        parts = common_refinement(_flat(s), n.shape)
         if parts is None:
             return None
-        split = dealt(parts, n.shape)
+        split = split_axes(parts, n.shape)
         return self.table.reshape(node, _flat(split)), split
 
 
@@ -185,4 +170,4 @@ def refine(
         table.here = n
         refinement.new[n.id] = refinement.visit(n)
     changed = {n.id: refinement.new[n.id][0] for n in nodes}
-    return [refinement.plainly(r) for r in roots], changed
+    return [refinement.unrefined(r) for r in roots], changed

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from math import isfinite, prod
 from typing import Any, NamedTuple
 
-from minigrad.graph import Node, Primitive, Shape, const_op, const_value
+from minigrad.graph import Node, Primitive, const_op, const_value
 from minigrad.ops import (
     add,
     bitwise_and,
@@ -41,6 +41,7 @@ from minigrad.ops import (
     where,
 )
 from minigrad.ops.control import checkpoint_op, stop_gradient_op, variable_op
+from minigrad.ops.shapes import matched_axes
 from minigrad.rewrite.node_builder import NodeBuilder
 from minigrad.rewrite.rules import RULES, Parts, Rule, Sum, labels_and_axis
 from minigrad.rewrite.terms import (
@@ -275,7 +276,7 @@ class Simplifier(Algebra):
         if n.op is permute:
             change = _Change(permute, n.attrs["axes"], ())
         else:
-            change = _Change(reshape, (x.shape, n.shape), _blocks(x.shape, n.shape))
+            change = _Change(reshape, (x.shape, n.shape), matched_axes(x.shape, n.shape))
         out = self._moved_terms(inputs[0], change, 0)
         if out is None:
             raise _Opaque
@@ -309,10 +310,10 @@ class Simplifier(Algebra):
     def _moved_node(self, x: Node, change: _Change) -> Node | None:
         if change.op is permute:
             return self.table.permute(x, change.key)
-        before, after = change.key
+        after = change.key[1]
         target = [1] * len(after)
         for left, right in change.blocks:
-            varying = [x.shape[i] != 1 for i in left if before[i] != 1]
+            varying = [x.shape[i] != 1 for i in left]
             if all(varying):
                 for j in right:
                     target[j] = after[j]
@@ -466,26 +467,3 @@ class _Change(NamedTuple):
     op: Primitive
     key: Any  # shapes before and after, or the order of the axes
     blocks: list[tuple[list[int], list[int]]] | tuple[()]
-
-
-def _blocks(a: Shape, b: Shape) -> list[tuple[list[int], list[int]]]:
-    """Runs of axes of two shapes that hold the same elements, leaving out axes of extent 1."""
-    out = []
-    i = j = 0
-    while True:
-        while i < len(a) and a[i] == 1:
-            i += 1
-        while j < len(b) and b[j] == 1:
-            j += 1
-        if i == len(a):
-            return out
-        left, right, m, n = [i], [j], a[i], b[j]
-        i, j = i + 1, j + 1
-        while m != n:
-            if m < n:
-                left.append(i)
-                m, i = m * a[i], i + 1
-            else:
-                right.append(j)
-                n, j = n * b[j], j + 1
-        out.append((left, right))
