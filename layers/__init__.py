@@ -1,6 +1,6 @@
 """Layers, models and initial values, composed of graph ops: no gradient is written here."""
 
-from layers import init, models
+from layers import caffe, init, models
 from layers.activation import (
     ELU,
     GELU,
@@ -62,6 +62,7 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "caffe",
     "estimate_population_statistics",
     "fold_batch_norm",
     "functional_call",
