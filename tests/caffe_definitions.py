@@ -28,7 +28,9 @@ def layer(name, type_, bottom=(), top=None, **more):
     tops = [name if top is None else top] if top is None or isinstance(top, str) else list(top)
     quoted = {"name": name, "type": type_, "bottom": bottoms, "top": tops}
     head = "".join(
-        f'  {k}: "{v}"\n' for k, vs in quoted.items() for v in (vs if isinstance(vs, list) else [vs])
+        f'  {k}: "{v}"\n'
+        for k, vs in quoted.items()
+        for v in (vs if isinstance(vs, list) else [vs])
     )
     return f"layer {{\n{head}{fields(more)}}}\n"
 
@@ -68,7 +70,11 @@ def data(name="data", batch=(32, 50), **transform):
     """The two layers of a database, one a phase."""
     return "".join(
         layer(
-            name, "Data", (), ("data", "label"), include={"phase": phase},
+            name,
+            "Data",
+            (),
+            ("data", "label"),
+            include={"phase": phase},
             transform_param=transform,
             data_param={"source": f"some/{phase.lower()}_lmdb", "batch_size": n, "backend": "LMDB"},
         )  # fmt: skip
@@ -206,9 +212,7 @@ def auxiliary(i, bottom, classes, kernel):
         dropout_param={"dropout_ratio": 0.7},
     )  # fmt: skip
     text += inner(f"{base}/classifier", f"{base}/fc", classes)
-    return text + scored(
-        f"{base}/classifier", f"{base}/loss", f"{base}/top-1", loss_weight=0.3
-    )
+    return text + scored(f"{base}/classifier", f"{base}/loss", f"{base}/top-1", loss_weight=0.3)
 
 
 def googlenet(classes=1000, small=False):

@@ -131,9 +131,14 @@ class Slice(Module):
         self.parts, self.axis, self.slice_point = parts, axis, tuple(slice_point)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        if not self.slice_point:
-            return mg.split(x, self.parts, axis=self.axis)
-        ends = (0, *self.slice_point, x.shape[self.axis])
+        n = x.shape[self.axis]
+        points = self.slice_point or tuple(range(n // self.parts, n, max(n // self.parts, 1)))
+        ends = (0, *points, n)
+        if len(ends) != self.parts + 1 or min(b - a for a, b in itertools.pairwise(ends)) < 1:
+            raise ValueError(
+                f"caffe.Slice: expected an extent that {self.parts} parts divide, or slice points "
+                f"inside it, got {n} and {self.slice_point}."
+            )
         return mg.split(x, [b - a for a, b in itertools.pairwise(ends)], axis=self.axis)
 
     def extra_repr(self) -> str:

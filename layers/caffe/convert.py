@@ -29,7 +29,7 @@ def to_batch_norm(norm: BatchNorm, scale: Scale | None = None) -> layers.norm.Ba
         state["weight"] = scale.weight
         if scale.bias is not None:
             state["bias"] = scale.bias
-    layer.load_state_dict(state, strict=False)
+    layer.to(mean.device, mean.dtype).load_state_dict(state, strict=False)
     return layer
 
 
@@ -44,8 +44,10 @@ def from_batch_norm(layer: layers.norm.BatchNorm2d) -> tuple[BatchNorm, Scale]:
             f"from_batch_norm: expected running statistics with a momentum, got {layer!r}."
         )
     norm = BatchNorm(layer.num_features, None, 1 - layer.momentum, layer.eps)
-    norm.load_state_dict({"mean_sum": mean, "var_sum": var, "scale_factor": [1.0]})
     scale = Scale(layer.num_features, bias_term=True)
+    for part in (norm, scale):
+        part.to(mean.device, mean.dtype)
+    norm.load_state_dict({"mean_sum": mean, "var_sum": var, "scale_factor": [1.0]})
     if layer.weight is not None and layer.bias is not None:
         scale.load_state_dict({"weight": layer.weight, "bias": layer.bias})
     return norm, scale

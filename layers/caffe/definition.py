@@ -79,7 +79,8 @@ def _legacy_inputs(net: Any) -> dict[str, Input]:
     shapes = [tuple(s.dim) for s in net.input_shape]
     dims = list(net.input_dim)
     shapes = shapes or [tuple(dims[i : i + 4]) for i in range(0, len(dims), 4)]
-    if shapes and (len(shapes) != len(net.input) or not all(map(_is_shape, shapes))):
+    fits = len(shapes) == len(net.input) and all(map(_is_shape, shapes)) and len(dims) % 4 == 0
+    if shapes and not fits:
         raise ValueError(
             f"load_prototxt: expected for each of {len(net.input)} inputs one input_shape or four "
             f"input_dim, all positive, got {shapes}."
@@ -161,7 +162,8 @@ def _step(layer: Layer, phases: tuple[str, ...]) -> tuple[Step, Plan]:
         blocked=tuple(not p for p in m.propagate_down) or (False,) * len(m.bottom),
         multipliers=tuple(specs),
     )
-    return step, Plan(layer, kind.prepare(layer))
+    with layer.located():
+        return step, Plan(layer, kind.prepare(layer))
 
 
 def _check_counts(layer: Layer, kind: Kind) -> None:

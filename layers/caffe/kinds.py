@@ -349,7 +349,5 @@ def _filled(layer: Layer, module: Conv2d | InnerProduct, group: str) -> Module:
 
 
 def _fill(layer: Layer, field: str, blob: Any, filler: Any) -> None:
-    try:
+    with layer.located(field):
         fill(blob, filler)
-    except ValueError as e:
-        layer.fail(field, str(e))

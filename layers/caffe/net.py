@@ -79,15 +79,11 @@ class Net(Module):
             for training in (True, False):
                 values = {name: mg.zeros(shape) for name, shape in full.items()}
                 for step, name in self._active(training):
-                    try:
+                    with plans[name].layer.located():
                         if name not in made:
                             bottoms = [values[b].shape for b in step.bottoms]
                             made[name] = plans[name].module(*bottoms).eval()
                         _run(step, made[name], values)
-                    except ValueError as e:
-                        if str(e).startswith("load_prototxt: "):
-                            raise
-                        plans[name].layer.fail("", str(e))
         self._plans = ()
         for name, module in made.items():
             setattr(self, name, module.train(self.training))

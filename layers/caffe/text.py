@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -46,6 +48,16 @@ class Layer(NamedTuple):
             f"load_prototxt: {self.file}, line {line}, layer {self.message.name!r} "
             f"({self.message.type}): {text}"
         )
+
+    @contextmanager
+    def located(self, field: str = "") -> Iterator[None]:
+        """Let a ValueError from inside say which field of which layer it is about."""
+        try:
+            yield
+        except ValueError as e:
+            if str(e).startswith("load_prototxt: "):
+                raise
+            self.fail(field, str(e))
 
 
 def read(path: str | Path) -> tuple[Any, list[Layer]]:
