@@ -68,18 +68,13 @@ def pool(name, bottom, kernel, stride, method="MAX", **options):
 
 def data(name="data", batch=(32, 50), **transform):
     """The two layers of a database, one a phase."""
-    return "".join(
-        layer(
-            name,
-            "Data",
-            (),
-            ("data", "label"),
-            include={"phase": phase},
-            transform_param=transform,
-            data_param={"source": f"some/{phase.lower()}_lmdb", "batch_size": n, "backend": "LMDB"},
+    text, common = "", {"source": "some/lmdb", "backend": "LMDB"}
+    for phase, n in zip(("TRAIN", "TEST"), batch, strict=True):
+        text += layer(
+            name, "Data", (), ("data", "label"), include={"phase": phase},
+            transform_param=transform, data_param={**common, "batch_size": n},
         )  # fmt: skip
-        for phase, n in zip(("TRAIN", "TEST"), batch, strict=True)
-    )
+    return text
 
 
 def scored(scores, loss="loss", accuracy="accuracy", **options):
@@ -314,8 +309,8 @@ layer {bottom: "c1"top: "c1"name: "c1_scale"type: "Scale"param {lr_mult: 0.1deca
 }
 layer {bottom: "c1"top: "c1"name: "c1_relu"type: "ReLU"
 }
-layer {bottom: "c1"top: "c2"name: "c2"type: "Convolution"convolution_param {num_output: 4bias_term: \
-falsepad: 1kernel_size: 3stride: 2weight_filler {type: "msra"}
+layer {bottom: "c1"top: "c2"name: "c2"type: "Convolution"convolution_param {num_output: 4\
+bias_term: falsepad: 1kernel_size: 3stride: 2weight_filler {type: "msra"}
 }
 }
 layer {bottom: "c2"top: "p"name: "p"type: "Pooling"pooling_param {pool: AVEkernel_size: 3stride: 2}

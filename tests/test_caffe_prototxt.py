@@ -157,7 +157,7 @@ def test_resnet50_deploy_runs_and_trains_with_frozen_statistics(load):
     (-mg.mean(mg.log(probability[:, 0]))).backward()
     optimizer.step()
     assert all(mg.all(mg.isfinite(p.grad)).item() for p in net.parameters())
-    assert getattr(net, "bn_conv1").scale_factor.tolist() == [1.0]
+    assert net.bn_conv1.scale_factor.tolist() == [1.0]
 
 
 def test_a_definition_whose_fields_run_together(load):
@@ -172,7 +172,7 @@ def test_a_definition_whose_fields_run_together(load):
     y = net(normal(2, 3, 8, 8))
     mg.mean(y * y).backward()
     optimizer.step()
-    assert getattr(net, "c1_bn").scale_factor.tolist() == [1.0]
+    assert net.c1_bn.scale_factor.tolist() == [1.0]
     assert net.c2.bias is None
 
 
@@ -247,7 +247,7 @@ def test_phases_have_their_own_layers_and_common_parameters(load):
     assert list(net.state_dict()) == ["bn.mean_sum", "bn.var_sum", "bn.scale_factor"]
     assert largest(net.eval()(x), net.train()(x)) > 1e-3  # global variances are m / (m - 1) times
     assert net.eval()(x).shape == (4, 2)
-    mean, _ = getattr(net, "bn_").global_statistics()
+    mean, _ = net.bn_.global_statistics()
     assert largest(mean, mg.mean(x, axis=0)) < 1e-6
 
 
@@ -375,7 +375,7 @@ HEAD = 'input: "x"\ninput_shape { dim: 1 dim: 4 dim: 8 dim: 8 }\n'
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
-        ('layer { name: "a" type: "Crop" bottom: "x" top: "y" }', 3, "layer 'a' (Crop): expected a"),
+        ('layer { name: "a" type: "Crop" bottom: "x" top: "y" }', 3, "layer 'a' (Crop): expec"),
         ('layer {\n name: "a"\n type: "Python"\n python_param { module: "os" } }', 6,
          "layer 'a': python_param"),
         ('layer { name: "p" type: "Pooling" bottom: "x" top: "y"\n pooling_param {\n'
@@ -481,7 +481,7 @@ layers { bottom: "n" top: "p" name: "p" type: SOFTMAX }
     assert net(mg.ones((1, 3, 8, 8))).shape == (1, 2, 6, 6)
     groups = [(g["lr_mult"], g["decay_mult"]) for g in net.param_groups()]
     assert groups == [(1.0, 1.0), (2.0, 0.0)]
-    with pytest.raises(ValueError, match="expected a type of layer among .*, got 'IM2COL'"):
+    with pytest.raises(ValueError, match=r"expected a type of layer among .*, got 'IM2COL'"):
         load(text.replace("type: RELU", "type: IM2COL"))
 
 

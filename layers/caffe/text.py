@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -50,7 +50,7 @@ class Layer(NamedTuple):
         )
 
     @contextmanager
-    def located(self, field: str = "") -> Iterator[None]:
+    def located(self, field: str = "") -> Generator[None, None, None]:
         """Let a ValueError from inside say which field of which layer it is about."""
         try:
             yield
