@@ -20,8 +20,8 @@ from gather_definitions import (
 from gather_definitions import values as gather_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strided_cuda import run_on_cuda
 from strided_operands import Layout, dense, layouts
+from strided_programs import run_on_cuda
 from window_definitions import PAIRS, out_shape, same
 
 import minigrad as mg

@@ -5,7 +5,9 @@ Each case is a process of its own, with one tiny graph.
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -183,3 +185,40 @@ def test_a_parallel_kernel_from_the_cache(cache: Path):
     """
     first, _ = run(cache, after=after)
     assert run(cache, after=after)[0] == first == 0
+
+
+BACKEND = Path(__file__).parents[1] / "minigrad" / "backend" / "cpu"
+
+
+def test_a_change_in_any_folder_is_another_digest(tmp_path: Path):
+    from minigrad.backend.cpu.runtime.kernel_cache import sources_digest
+
+    copy = tmp_path / "cpu"
+    shutil.copytree(BACKEND, copy)
+    seen = {sources_digest(BACKEND)}
+    assert sources_digest(copy) in seen
+    places = [copy, *(folder for folder in copy.iterdir() if (folder / "__init__.py").exists())]
+    assert len(places) > 4
+    for place in places:
+        path = place / "__init__.py"
+        path.write_text(path.read_text() + "\n")
+        seen.add(sources_digest(copy))
+    (copy / "vector" / "builder.py").rename(copy / "builder.py")
+    seen.add(sources_digest(copy))
+    assert len(seen) == len(places) + 2
+
+
+def test_kernels_import_nothing_that_the_digest_leaves_out():
+    imported = re.compile(r"from (minigrad[\w.]*) import")
+    found = {
+        name
+        for path in BACKEND.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for name in imported.findall(node.value)
+    }
+    assert len(found) > 4
+    for name in found:
+        parts = name.split(".")
+        assert parts[:3] == ["minigrad", "backend", "cpu"]
+        assert BACKEND.joinpath(*parts[3:]).with_suffix(".py").exists(), name

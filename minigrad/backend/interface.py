@@ -41,7 +41,8 @@ class Library(Protocol):
     """The kernels of a device. Each call appends launches to a program and computes nothing yet.
 
     `out` is written whole; it overlaps no input. Operands may have any strides, 0 and negative ones
-    included; `out` has no two elements in one place. Nothing is launched for an empty `out`.
+    included; `out` has no two elements in one place. Nothing is launched for an empty `out`. What
+    a launch reads and writes it names by Pointers: the compiler places temporaries by them.
 
     Raises: TypeError for dtypes that a kernel does not compute with, ValueError for shapes that do
     not fit; `minigrad.backend.checks` has these errors, the same for every device.

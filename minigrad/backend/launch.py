@@ -77,7 +77,10 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True)
 class Launch:
-    """One call of a kernel: run the range [0, extent) in `tasks` parallel shares (1 = serially)."""
+    """One call of a kernel: run the range [0, extent) in `tasks` parallel shares (1 = serially).
+
+    Its arguments name every slot that it uses by a Pointer: they say what is alive when.
+    """
 
     kernel: Kernel
     args: tuple[Word, ...]

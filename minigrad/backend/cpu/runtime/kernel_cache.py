@@ -2,8 +2,10 @@
 
 An entry is two files: its source, `<entry>.py`, which tracebacks and debuggers show, and its object
 code, `<entry>.o`, behind a digest, so that a damaged one counts as missing. Whoever compiles an
-entry holds a lock on its source file meanwhile; the lock ends with the process. The directory's
-name carries a digest of this package's own sources and of the versions and CPU involved.
+entry holds a lock on its source file meanwhile; the lock ends with the process.
+
+An entry's name carries a digest of its source. What that does not say decides the directory's name:
+the compiler, the processor, and all sources of this backend, from which kernels import functions.
 """
 
 from __future__ import annotations
@@ -90,8 +92,7 @@ def directory() -> Path | None:
 
 @cache
 def _fingerprint() -> str:
-    """What decides a kernel's code: the compiler, the processor, all sources of this backend."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(sources_digest(Path(__file__).parents[1]))
     for part in (
         numba.__version__,
         llvmlite.__version__,
@@ -100,8 +101,13 @@ def _fingerprint() -> str:
         llvmlite.binding.get_host_cpu_features().flatten(),
     ):
         digest.update(part.encode())
-    backend = Path(__file__).parents[1]  # its sub-folders hold sources, too
-    for path in sorted(backend.rglob("*.py")):
-        digest.update(str(path.relative_to(backend)).encode())
-        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def sources_digest(folder: Path) -> bytes:
+    """A digest of all Python files below a folder, and of where they lie in it."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode())
+        digest.update(path.read_bytes())
+    return digest.digest()

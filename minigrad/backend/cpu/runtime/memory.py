@@ -49,7 +49,7 @@ class Block:
             self.address = base + (-base) % ALIGNMENT
 
 
-def _new_block(size: int, purpose: str) -> Block:
+def _new_block(size: int, nbytes: int, purpose: str) -> Block:
     try:
         try:
             return Block(size)
@@ -58,8 +58,9 @@ def _new_block(size: int, purpose: str) -> Block:
             return Block(size)
     except (MemoryError, OSError, ValueError, OverflowError) as error:
         raise DeviceError(
-            f"cpu: out of memory: asked for {size} bytes{for_purpose(purpose)} while {live_bytes} "
-            "are held. Use a smaller batch, or drop tensors that are no longer needed."
+            f"cpu: out of memory: asked for {nbytes} bytes{for_purpose(purpose)} while "
+            f"{live_bytes} are held. Use a smaller batch, or drop tensors that are no longer "
+            "needed."
         ) from error
 
 
@@ -92,15 +93,9 @@ class Buffer:
     def __init__(self, nbytes: int, purpose: str = ""):
         self._block: Block | None = None
         size = _rounded(nbytes)
-        block = _take_free(size)
-        _count(size, 0 if block is None else -size)
-        if block is None:
-            try:
-                block = _new_block(size, purpose)
-            except BaseException:
-                _count(-size, 0)
-                raise
-        self._block = block
+        reused = _take_free(size)
+        self._block = block = reused or _new_block(size, nbytes, purpose)
+        _count(size, -size if reused else 0)
         self.address = block.address
         self.nbytes = nbytes
         self.owner: object = None

@@ -1,4 +1,4 @@
-"""Runs one library call of the CUDA backend on operands of any strides; gaps stay untouched."""
+"""Runs one library call of any backend on operands of any strides; gaps stay untouched."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from strided_operands import Layout
 
 from minigrad.backend.cuda.backend import device
+from minigrad.backend.interface import Backend
 from minigrad.backend.launch import Operand, Program
 from minigrad.dtype import BY_NAME, DType
 from minigrad.interop.encoding import decode, encode
@@ -15,7 +16,13 @@ from minigrad.interop.encoding import decode, encode
 POISON = b"\xff"  # NaN in every float type
 
 
-def run_on_cuda(
+def run_on_cuda(name: str, *arguments: Any, **attrs: Any) -> list[Any]:
+    """`run_on` the first GPU."""
+    return run_on(device(0), name, *arguments, **attrs)
+
+
+def run_on(
+    backend: Backend[Any],
     name: str,
     inputs: Sequence[tuple[str, Layout, Sequence[Any]]],
     out: Layout,
@@ -26,7 +33,6 @@ def run_on_cuda(
 
     Each input is (dtype, layout, values in row-major order). What lies between is poison.
     """
-    backend = device(0)
     operands, buffers = [], []
     for slot, (dtype_name, layout, values) in enumerate(inputs):
         dtype = BY_NAME[dtype_name]
@@ -43,12 +49,10 @@ def run_on_cuda(
 
     program = Program(first_scratch=len(buffers))
     getattr(backend.library(), name)(program, *operands, **attrs)
-    status = {slot for slot, _ in program.checks}
     offsets, end = {}, 0
     for slot, size in enumerate(program.scratch, len(buffers)):
-        if slot not in status:
-            offsets[slot] = end
-            end += -(-size // 64) * 64
+        offsets[slot] = end
+        end += -(-size // 64) * 64
     executable = backend.executable(program, offsets, end, range(len(buffers)), [])
     executable.run(buffers, [])
     data = bytes(backend.to_bytes(buffers[-1], nbytes))
