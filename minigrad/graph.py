@@ -33,13 +33,15 @@ class Primitive:
     `infer(*inputs, **attrs)` checks the inputs and gives the output's (shape, dtype).
     `vjp(g, y, *inputs, **attrs)` gives one cotangent node per input, None where the derivative is
     zero; `vjp=None` is a decision that the op has no gradient. Rules build nodes and nothing else,
-    so a gradient can be differentiated again.
+    so a gradient can be differentiated again. `cost` is what one element of a "map" costs, in
+    additions: it decides which values are stored rather than computed again.
     """
 
     name: str
     kind: str  # "leaf", "map", "reduce", "view", "identity" or "kernel" (not a loop nest)
     infer: Callable[..., tuple[Shape, DType]]
     vjp: Callable[..., tuple[Any, ...]] | None = None
+    cost: int = 0
 
     def __call__(self, *inputs: Node, **attrs: Any) -> Node:
         """The node that applies this op."""

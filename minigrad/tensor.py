@@ -7,6 +7,7 @@ Nothing is computed until a value is looked at. Values never change: in-place op
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +16,34 @@ from minigrad import tensor_base
 from minigrad.device import Device, as_device, backend_of
 from minigrad.dtype import DType
 from minigrad.functions.arguments import as_type, constant, node_of, number
+from minigrad.functions.comparison import ComparisonMethods
+from minigrad.functions.elementwise import ElementwiseMethods
+from minigrad.functions.gathering import GatheringMethods
+from minigrad.functions.linalg import LinalgMethods
+from minigrad.functions.manipulation import ManipulationMethods
+from minigrad.functions.operators import Operators
+from minigrad.functions.statistical import StatisticalMethods
 from minigrad.graph import Number, Shape, leaf
 from minigrad.interop.encoding import decode
 from minigrad.ops.control import stop_gradient, variable
-from minigrad.tensor_base import TensorBase, no_grad, nodes_of, wrap
+from minigrad.tensor_base import TensorBase, wrap
 
 if TYPE_CHECKING:
     from minigrad.functions.arguments import Operand
 
-__all__ = ["Tensor", "no_grad", "nodes_of", "wrap"]
+_Comparable = (TensorBase, numbers.Real)
 
 
-class Tensor(TensorBase):
+class Tensor(
+    ComparisonMethods,
+    ElementwiseMethods,
+    GatheringMethods,
+    LinalgMethods,
+    ManipulationMethods,
+    StatisticalMethods,
+    Operators,
+    TensorBase,
+):
     """An array on a device whose value may not have been computed yet.
 
     Make one with `minigrad.tensor`, `asarray`, `zeros`, ...; ops on Tensors give Tensors.
@@ -363,198 +380,15 @@ class Tensor(TensorBase):
             v = constant("index", number("index", value), x.dtype, x.device, ())
         self._update("index", wrap(written(x, index, v)))
 
-    # The array functions
-
-    abs = f.abs
-    add = f.add
-    all = f.all
-    any = f.any
-    argmax = f.argmax
-    argmin = f.argmin
-    astype = f.astype
-    bitwise_and = f.bitwise_and
-    bitwise_invert = f.bitwise_invert
-    bitwise_or = f.bitwise_or
-    bitwise_xor = f.bitwise_xor
-    broadcast_to = f.broadcast_to
-    ceil = f.ceil
-    clip = f.clip
-    cos = f.cos
-    cosh = f.cosh
-    diagonal = f.diagonal
-    divide = f.divide
-    equal = f.equal
-    erf = f.erf
-    erfc = f.erfc
-    exp = f.exp
-    expand_dims = f.expand_dims
-    expm1 = f.expm1
-    flatten = f.flatten
-    flip = f.flip
-    floor = f.floor
-    floor_divide = f.floor_divide
-    greater = f.greater
-    greater_equal = f.greater_equal
-    isfinite = f.isfinite
-    isinf = f.isinf
-    isnan = f.isnan
-    less = f.less
-    less_equal = f.less_equal
-    log = f.log
-    log10 = f.log10
-    log1p = f.log1p
-    log2 = f.log2
-    logaddexp = f.logaddexp
-    logical_and = f.logical_and
-    logical_not = f.logical_not
-    logical_or = f.logical_or
-    logical_xor = f.logical_xor
-    logsumexp = f.logsumexp
-    matmul = f.matmul
-    matrix_transpose = f.matrix_transpose
-    max = f.max
-    maximum = f.maximum
-    mean = f.mean
-    min = f.min
-    minimum = f.minimum
-    moveaxis = f.moveaxis
-    multiply = f.multiply
-    negative = f.negative
-    not_equal = f.not_equal
-    one_hot = f.one_hot
-    outer = f.outer
-    permute_dims = f.permute_dims
-    positive = f.positive
-    pow = f.pow
-    prod = f.prod
-    reciprocal = f.reciprocal
-    remainder = f.remainder
-    repeat = f.repeat
-    reshape = f.reshape
-    roll = f.roll
-    round = f.round
-    rsqrt = f.rsqrt
-    sign = f.sign
-    sin = f.sin
-    sinh = f.sinh
-    split = f.split
-    sqrt = f.sqrt
-    square = f.square
-    squeeze = f.squeeze
-    std = f.std
-    subtract = f.subtract
-    sum = f.sum
-    take = f.take
-    take_along_axis = f.take_along_axis
-    tan = f.tan
-    tanh = f.tanh
-    tensordot = f.tensordot
-    tile = f.tile
-    trace = f.trace
-    tril = f.tril
-    triu = f.triu
-    trunc = f.trunc
-    unstack = f.unstack
-    var = f.var
-    vecdot = f.vecdot
-
-    # Operators
-
-    __abs__ = f.abs
-    __add__ = f.add
-    __and__ = f.bitwise_and
-    __floordiv__ = f.floor_divide
-    __ge__ = f.greater_equal
-    __gt__ = f.greater
-    __invert__ = f.bitwise_invert
-    __le__ = f.less_equal
-    __lt__ = f.less
-    __matmul__ = f.matmul
-    __mod__ = f.remainder
-    __mul__ = f.multiply
-    __neg__ = f.negative
-    __or__ = f.bitwise_or
-    __pos__ = f.positive
-    __pow__ = f.pow
-    __sub__ = f.subtract
-    __truediv__ = f.divide
-    __xor__ = f.bitwise_xor
-
     def __eq__(self, other: object) -> Any:
         """Elementwise; with what is neither a tensor nor a number, Python's default: not equal."""
-        return f.equal(self, other) if _comparable(other) else NotImplemented  # type: ignore[arg-type]
+        return f.equal(self, other) if isinstance(other, _Comparable) else NotImplemented  # type: ignore[arg-type]
 
     def __ne__(self, other: object) -> Any:
-        return f.not_equal(self, other) if _comparable(other) else NotImplemented  # type: ignore[arg-type]
-
-    def __radd__(self, other: Number) -> Tensor:
-        return f.add(other, self)
-
-    def __rsub__(self, other: Number) -> Tensor:
-        return f.subtract(other, self)
-
-    def __rmul__(self, other: Number) -> Tensor:
-        return f.multiply(other, self)
-
-    def __rtruediv__(self, other: Number) -> Tensor:
-        return f.divide(other, self)
-
-    def __rfloordiv__(self, other: Number) -> Tensor:
-        return f.floor_divide(other, self)
-
-    def __rmod__(self, other: Number) -> Tensor:
-        return f.remainder(other, self)
-
-    def __rpow__(self, other: Number) -> Tensor:
-        return f.pow(other, self)
-
-    def __rand__(self, other: Number) -> Tensor:
-        return f.bitwise_and(other, self)
-
-    def __ror__(self, other: Number) -> Tensor:
-        return f.bitwise_or(other, self)
-
-    def __rxor__(self, other: Number) -> Tensor:
-        return f.bitwise_xor(other, self)
-
-    def __iadd__(self, other: Operand) -> Tensor:
-        return self._update("+=", f.add(self, other))
-
-    def __isub__(self, other: Operand) -> Tensor:
-        return self._update("-=", f.subtract(self, other))
-
-    def __imul__(self, other: Operand) -> Tensor:
-        return self._update("*=", f.multiply(self, other))
-
-    def __itruediv__(self, other: Operand) -> Tensor:
-        return self._update("/=", f.divide(self, other))
-
-    def __ifloordiv__(self, other: Operand) -> Tensor:
-        return self._update("//=", f.floor_divide(self, other))
-
-    def __imod__(self, other: Operand) -> Tensor:
-        return self._update("%=", f.remainder(self, other))
-
-    def __ipow__(self, other: Operand) -> Tensor:
-        return self._update("**=", f.pow(self, other))
-
-    def __iand__(self, other: Operand) -> Tensor:
-        return self._update("&=", f.bitwise_and(self, other))
-
-    def __ior__(self, other: Operand) -> Tensor:
-        return self._update("|=", f.bitwise_or(self, other))
-
-    def __ixor__(self, other: Operand) -> Tensor:
-        return self._update("^=", f.bitwise_xor(self, other))
+        return f.not_equal(self, other) if isinstance(other, _Comparable) else NotImplemented  # type: ignore[arg-type]
 
 
 tensor_base.tensor_class = Tensor
-
-
-def _comparable(other: object) -> bool:
-    import numbers
-
-    return isinstance(other, (TensorBase, numbers.Real))
 
 
 def _empty_list(shape: Shape) -> Any:

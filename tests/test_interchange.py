@@ -12,7 +12,7 @@ import pytest
 import minigrad as mg
 from minigrad.interop import dlpack
 from minigrad.interop.arrays import from_memory
-from minigrad.tensor import wrap
+from minigrad.tensor_base import wrap
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

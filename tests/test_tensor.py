@@ -16,7 +16,8 @@ import reference
 
 import minigrad as mg
 from minigrad import tensor_base
-from minigrad.tensor import Tensor, nodes_of, wrap
+from minigrad.tensor import Tensor
+from minigrad.tensor_base import nodes_of, wrap
 
 
 @pytest.fixture(autouse=True)

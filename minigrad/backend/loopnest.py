@@ -81,6 +81,7 @@ class LoopNest:
     types: list[DType] = field(default_factory=list)
     reductions: list[Reduction] = field(default_factory=list)
     stores: list[Store] = field(default_factory=list)
+    costs: dict[str, int] = field(default_factory=dict)  # of each op, in additions
 
     @property
     def passes(self) -> int:
@@ -178,6 +179,7 @@ def reordered(nest: LoopNest, order: tuple[int, ...]) -> LoopNest:
         nest.types,
         [replace(r, access=access(r.access)) for r in nest.reductions],
         [replace(s, access=access(s.access)) for s in nest.stores],
+        nest.costs,
     )
 
 
@@ -226,4 +228,5 @@ def simplified(nest: LoopNest) -> LoopNest:
             for r in nest.reductions
         ],
         [Store(s.expression, accesses[s.access], s.level) for s in nest.stores],
+        nest.costs,
     )

@@ -11,31 +11,6 @@ from typing import TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-# The cost of an elementwise op relative to an addition's.
-_DIVISIONS = frozenset({"div", "floor_divide", "sqrt", "rsqrt"})
-_FUNCTIONS = frozenset(
-    {
-        "exp",
-        "expm1",
-        "log",
-        "log1p",
-        "sin",
-        "cos",
-        "tanh",
-        "erf",
-        "erfc",
-        "sigmoid",
-        "softplus",
-        "gelu",
-        "pow",
-    }
-)
-
-
-def additions(name: str) -> int:
-    """How many additions an elementwise op costs about as much as."""
-    return 30 if name in _FUNCTIONS else 10 if name in _DIVISIONS else 1
-
 
 def worth_keeping(
     sections: Sequence[Sequence[K]],

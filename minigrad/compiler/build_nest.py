@@ -92,6 +92,7 @@ class NestBuilder:
         if node.op.kind == "map":
             level = max(self.levels[k] for k in numbers)
             expression = (name, node.dtype.name, *numbers)
+            self.nest.costs[name] = node.op.cost
             self._memo[key] = self._intern(expression, node.dtype, level)
         else:
             self._memo[key] = numbers[0]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from minigrad.backend.recompute import additions, worth_keeping
+from minigrad.backend.recompute import worth_keeping
 from minigrad.compiler.fuse import Group
 from minigrad.compiler.materialize import Placement
 
@@ -46,7 +46,7 @@ def worth_storing(placement: Placement, groups: Sequence[Group], addition: float
             return prod(n for n, s in steps if s) * node.dtype.itemsize
         if node.op.kind != "map":
             return 0.0
-        return node.size * addition * additions(node.op.name)
+        return node.size * addition * node.op.cost
 
     def is_full_size(kept: list[int]) -> bool:
         node = graph[kept[-1]]

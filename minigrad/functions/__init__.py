@@ -1,6 +1,7 @@
 """The Array API's functions on Tensors. Each composes primitives; none computes anything."""
 
 from minigrad.functions import (
+    comparison,
     control,
     einstein,
     elementwise,
@@ -9,6 +10,7 @@ from minigrad.functions import (
     manipulation,
     statistical,
 )
+from minigrad.functions.comparison import *
 from minigrad.functions.control import *
 from minigrad.functions.einstein import *
 from minigrad.functions.elementwise import *
@@ -18,6 +20,7 @@ from minigrad.functions.manipulation import *
 from minigrad.functions.statistical import *
 
 __all__: list[str] = []
+__all__ += comparison.__all__
 __all__ += control.__all__
 __all__ += einstein.__all__
 __all__ += elementwise.__all__

@@ -115,3 +115,13 @@ def linear(places: list[Node], extents: tuple[int, ...], checked: tuple[int, ...
     if valid is None:
         return position
     return ops.where(valid, position, like(total, position))
+
+
+class GatheringMethods:
+    """The functions above as methods of a Tensor."""
+
+    __slots__ = ()
+
+    one_hot = one_hot
+    take = take
+    take_along_axis = take_along_axis

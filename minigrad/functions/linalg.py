@@ -147,3 +147,16 @@ def trace(x: Tensor, offset: int = 0) -> Tensor:
     node = diagonal(x, offset).node
     axis = node.ndim - 1
     return wrap(drop_axes(ops.sum_(node, axes=(axis,)), (axis,)))
+
+
+class LinalgMethods:
+    """The functions above as methods of a Tensor."""
+
+    __slots__ = ()
+
+    diagonal = diagonal
+    matmul = matmul
+    outer = outer
+    tensordot = tensordot
+    trace = trace
+    vecdot = vecdot

@@ -325,3 +325,26 @@ def _diagonals(caller: str, x: Node, k: int) -> tuple[Node, Node]:
     row = ops.reshape(ops.iota(rows, int64, x.device), shape=(rows, 1)) + operator.index(k)
     column = ops.iota(columns, int64, x.device)
     return expand_to(row, x.shape), expand_to(column, x.shape)
+
+
+class ManipulationMethods:
+    """The functions above as methods of a Tensor."""
+
+    __slots__ = ()
+
+    broadcast_to = broadcast_to
+    expand_dims = expand_dims
+    flatten = flatten
+    flip = flip
+    matrix_transpose = matrix_transpose
+    moveaxis = moveaxis
+    permute_dims = permute_dims
+    repeat = repeat
+    reshape = reshape
+    roll = roll
+    split = split
+    squeeze = squeeze
+    tile = tile
+    tril = tril
+    triu = triu
+    unstack = unstack

@@ -214,3 +214,22 @@ def _ordered(caller: str, x: Tensor) -> Node:
     if node.dtype.kind == "bool":
         raise TypeError(f"{caller}: expected a number dtype, got bool. Use any() or all().")
     return node
+
+
+class StatisticalMethods:
+    """The functions above as methods of a Tensor."""
+
+    __slots__ = ()
+
+    all = all
+    any = any
+    argmax = argmax
+    argmin = argmin
+    logsumexp = logsumexp
+    max = max
+    mean = mean
+    min = min
+    prod = prod
+    std = std
+    sum = sum
+    var = var

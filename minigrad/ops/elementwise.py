@@ -68,8 +68,12 @@ def _require(name: str, node: Node, *kinds: str) -> None:
         )
 
 
-def _elementwise(
-    name: str, *kinds: str, out: DType | None = None, vjp: Callable[..., Any] | None = None
+def _map(
+    name: str,
+    kinds: tuple[str, ...],
+    cost: int,
+    vjp: Callable[..., Any] | None = None,
+    out: DType | None = None,
 ) -> Primitive:
     def infer(*inputs: Node) -> tuple[Shape, DType]:
         shape = _same_shape(name, *inputs)
@@ -81,12 +85,13 @@ def _elementwise(
                 raise TypeError(f"{name}: expected equal dtypes, got {got}. Promote first.")
         return shape, out or dtype
 
-    return register(Primitive(name, "map", infer, vjp))
+    return register(Primitive(name, "map", infer, vjp, cost))
 
 
 _FLOAT = ("float",)
 _NUMBER = ("uint", "int", "float")
 _ANY = ("bool", *_NUMBER)
+_BITS = ("bool", "uint", "int")
 
 
 def _zero(g: Node, y: Node, *inputs: Node) -> tuple[None, ...]:
@@ -124,44 +129,45 @@ def _gelu_vjp(g: Node, y: Node, x: Node) -> tuple[Node]:
 # cancellation, and in gelu's and softplus's case be rounded too often. Their derivatives are
 # chosen to keep them, too: sigmoid's is not y (1 - y), nor is expm1's y + 1.
 
+# Name, kinds of dtypes, cost in additions, gradient rule.
 # fmt: off
-neg     = _elementwise("neg", *_NUMBER, vjp=lambda g, y, x: (-g,))
-exp     = _elementwise("exp", *_FLOAT, vjp=lambda g, y, x: (g * y,))
-log     = _elementwise("log", *_FLOAT, vjp=lambda g, y, x: (g / x,))
-expm1   = _elementwise("expm1", *_FLOAT, vjp=lambda g, y, x: (g * exp(x),))
-log1p   = _elementwise("log1p", *_FLOAT, vjp=lambda g, y, x: (g / (x + 1.0),))
-sqrt    = _elementwise("sqrt", *_FLOAT, vjp=lambda g, y, x: (g * 0.5 / y,))
-rsqrt   = _elementwise("rsqrt", *_FLOAT, vjp=lambda g, y, x: (-0.5 * g * (y * y * y),))
-sin     = _elementwise("sin", *_FLOAT, vjp=lambda g, y, x: (g * cos(x),))
-cos     = _elementwise("cos", *_FLOAT, vjp=lambda g, y, x: (-(g * sin(x)),))
-tanh    = _elementwise("tanh", *_FLOAT, vjp=lambda g, y, x: (g * (1.0 - y * y),))
-erf     = _elementwise("erf", *_FLOAT, vjp=lambda g, y, x: (g * _ERF_SLOPE * exp(-(x * x)),))
-erfc    = _elementwise("erfc", *_FLOAT, vjp=lambda g, y, x: (g * -_ERF_SLOPE * exp(-(x * x)),))
-sigmoid = _elementwise("sigmoid", *_FLOAT, vjp=lambda g, y, x: (g * (y * sigmoid(-x)),))
-softplus = _elementwise("softplus", *_FLOAT, vjp=lambda g, y, x: (g * sigmoid(x),))
-gelu    = _elementwise("gelu", *_FLOAT, vjp=_gelu_vjp)
-abs_    = _elementwise("abs", *_NUMBER, vjp=lambda g, y, x: (g * sign(x),))
-sign    = _elementwise("sign", *_NUMBER, vjp=_zero)
-floor   = _elementwise("floor", *_FLOAT, vjp=_zero)
+neg     = _map("neg", _NUMBER, 1, lambda g, y, x: (-g,))
+exp     = _map("exp", _FLOAT, 30, lambda g, y, x: (g * y,))
+log     = _map("log", _FLOAT, 30, lambda g, y, x: (g / x,))
+expm1   = _map("expm1", _FLOAT, 30, lambda g, y, x: (g * exp(x),))
+log1p   = _map("log1p", _FLOAT, 30, lambda g, y, x: (g / (x + 1.0),))
+sqrt    = _map("sqrt", _FLOAT, 10, lambda g, y, x: (g * 0.5 / y,))
+rsqrt   = _map("rsqrt", _FLOAT, 10, lambda g, y, x: (-0.5 * g * (y * y * y),))
+sin     = _map("sin", _FLOAT, 30, lambda g, y, x: (g * cos(x),))
+cos     = _map("cos", _FLOAT, 30, lambda g, y, x: (-(g * sin(x)),))
+tanh    = _map("tanh", _FLOAT, 30, lambda g, y, x: (g * (1.0 - y * y),))
+erf     = _map("erf", _FLOAT, 30, lambda g, y, x: (g * _ERF_SLOPE * exp(-(x * x)),))
+erfc    = _map("erfc", _FLOAT, 30, lambda g, y, x: (g * -_ERF_SLOPE * exp(-(x * x)),))
+sigmoid = _map("sigmoid", _FLOAT, 30, lambda g, y, x: (g * (y * sigmoid(-x)),))
+softplus = _map("softplus", _FLOAT, 30, lambda g, y, x: (g * sigmoid(x),))
+gelu    = _map("gelu", _FLOAT, 30, _gelu_vjp)
+abs_    = _map("abs", _NUMBER, 1, lambda g, y, x: (g * sign(x),))
+sign    = _map("sign", _NUMBER, 1, _zero)
+floor   = _map("floor", _FLOAT, 1, _zero)
 
-add     = _elementwise("add", *_NUMBER, vjp=lambda g, y, a, b: (g, g))
-sub     = _elementwise("sub", *_NUMBER, vjp=lambda g, y, a, b: (g, -g))
-mul     = _elementwise("mul", *_NUMBER, vjp=lambda g, y, a, b: (g * b, g * a))
-div     = _elementwise("div", *_FLOAT, vjp=lambda g, y, a, b: (g / b, -(g * y / b)))
-pow_    = _elementwise("pow", *_FLOAT, vjp=_pow_vjp)
-maximum = _elementwise("maximum", *_NUMBER, vjp=lambda g, y, a, b: _share_ties(g, a, b, less(b, a)))
-minimum = _elementwise("minimum", *_NUMBER, vjp=lambda g, y, a, b: _share_ties(g, a, b, less(a, b)))
-floor_divide = _elementwise("floor_divide", *_NUMBER, vjp=_zero)
+add     = _map("add", _NUMBER, 1, lambda g, y, a, b: (g, g))
+sub     = _map("sub", _NUMBER, 1, lambda g, y, a, b: (g, -g))
+mul     = _map("mul", _NUMBER, 1, lambda g, y, a, b: (g * b, g * a))
+div     = _map("div", _FLOAT, 10, lambda g, y, a, b: (g / b, -(g * y / b)))
+pow_    = _map("pow", _FLOAT, 30, _pow_vjp)
+maximum = _map("maximum", _NUMBER, 1, lambda g, y, a, b: _share_ties(g, a, b, less(b, a)))
+minimum = _map("minimum", _NUMBER, 1, lambda g, y, a, b: _share_ties(g, a, b, less(a, b)))
+floor_divide = _map("floor_divide", _NUMBER, 10, _zero)
 
-less       = _elementwise("less", *_ANY, out=bool_)
-less_equal = _elementwise("less_equal", *_ANY, out=bool_)
-equal      = _elementwise("equal", *_ANY, out=bool_)
+less       = _map("less", _ANY, 1, out=bool_)
+less_equal = _map("less_equal", _ANY, 1, out=bool_)
+equal      = _map("equal", _ANY, 1, out=bool_)
 
 # On bools these are the logical operations. Random numbers need the bits of integers.
-bitwise_and    = _elementwise("bitwise_and", "bool", "uint", "int")
-bitwise_or     = _elementwise("bitwise_or", "bool", "uint", "int")
-bitwise_xor    = _elementwise("bitwise_xor", "bool", "uint", "int")
-bitwise_invert = _elementwise("bitwise_invert", "bool", "uint", "int")
+bitwise_and    = _map("bitwise_and", _BITS, 1)
+bitwise_or     = _map("bitwise_or", _BITS, 1)
+bitwise_xor    = _map("bitwise_xor", _BITS, 1)
+bitwise_invert = _map("bitwise_invert", _BITS, 1)
 # fmt: on
 
 
@@ -177,11 +183,11 @@ def _where_vjp(g: Node, y: Node, condition: Node, a: Node, b: Node) -> tuple[Non
     return None, where(condition, g, zero), where(condition, zero, g)
 
 
-where = register(Primitive("where", "map", _where_infer, _where_vjp))
+where = register(Primitive("where", "map", _where_infer, _where_vjp, cost=1))
 
 
 def _cast_vjp(g: Node, y: Node, x: Node, *, dtype: DType) -> tuple[Node | None]:
     return (cast(g, dtype=x.dtype) if x.dtype.is_floating and dtype.is_floating else None,)
 
 
-cast = register(Primitive("cast", "map", lambda x, *, dtype: (x.shape, dtype), _cast_vjp))
+cast = register(Primitive("cast", "map", lambda x, *, dtype: (x.shape, dtype), _cast_vjp, cost=1))

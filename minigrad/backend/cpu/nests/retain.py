@@ -18,7 +18,7 @@ from math import gcd, prod
 
 from minigrad.backend.cpu.machine import LINE, Cache
 from minigrad.backend.loopnest import LEAVES, Access, LoopNest
-from minigrad.backend.recompute import additions, worth_keeping
+from minigrad.backend.recompute import worth_keeping
 
 NEAR, FAR, WRITE = 1.0, 4.0, 2.0
 ADDITION = 0.5
@@ -47,7 +47,7 @@ def retained(
         e = nest.expressions[k]
         if e[0] == "load":
             return FAR if e[1] in far else NEAR
-        return 0.0 if e[0] in LEAVES else ADDITION * additions(e[0])
+        return 0.0 if e[0] in LEAVES else ADDITION * nest.costs[e[0]]
 
     def fits(kept: list[int]) -> bool:
         return points * sum(nest.types[k].itemsize for k in kept) <= cache.nbytes // 2
