@@ -7,12 +7,16 @@ they are distinct, not zero and further apart than a step: no row sits on a kink
 
 from __future__ import annotations
 
+import math
+import operator
 import random
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
+
+import scalars
 
 import minigrad as mg
 from minigrad import nn, ops
@@ -75,6 +79,9 @@ class Case:
     primitive: str = ""  # the one this row is for, if it is for one
     integers: tuple[DType, ...] = ()  # dtypes besides the floating ones that the op takes
     floating: bool = True
+    meaning: Callable[..., Any] | None = None  # what an elementwise op does to Python numbers
+    special: bool = True  # an elementwise op is also tested at zeros, infinities, NaN, 1e30
+    function: str = ""  # the public function that an elementwise op is the heart of
 
     def nodes(self, dtype: DType, device: Device, requires_grad: bool = False) -> list[Node]:
         return [
@@ -113,11 +120,13 @@ def on_nodes(op: Callable[..., Node], **attrs: Any) -> Callable[..., Any]:
 
 INTEGERS = (uint8, int32, int64)
 _PAIR = (real(2, 3), real(2, 3))
+_BITS = {"order": 0, "integers": (bool_, *INTEGERS), "floating": False}
 
 
-def _map(name: str, *inputs: Input, **options: Any) -> Case:
-    op = PRIMITIVES[name]
-    return Case(name, on_nodes(op), inputs or (real(2, 3),), primitive=name, **options)
+def _map(name: str, meaning: Callable[..., Any], *inputs: Input, **options: Any) -> Case:
+    options = {"primitive": name, "meaning": meaning, "function": name, **options}
+    op = on_nodes(lambda *nodes: PRIMITIVES[name](*nodes))
+    return Case(name, op, inputs or (real(2, 3),), **options)
 
 
 def _row(primitive: str, label: str, *inputs: Input, order: int = 2, integers: Any = (),
@@ -133,44 +142,45 @@ def _power(exponent: float) -> Callable[..., Any]:
 
 # fmt: off
 ELEMENTWISE = [
-    _map("neg", integers=INTEGERS),
-    _map("exp"),
-    _map("log", positive(2, 3)),
-    _map("sqrt", positive(2, 3)),
-    _map("rsqrt", positive(2, 3)),
-    _map("sin"),
-    _map("cos"),
-    _map("tanh"),
-    _map("erf"),
-    _map("expm1"),
-    _map("log1p", positive(2, 3)),
-    _map("erfc"),
-    _map("sigmoid"),
-    _map("softplus"),
-    _map("gelu"),
-    _map("abs", integers=INTEGERS),
-    _map("sign", integers=INTEGERS),
-    _map("floor"),
-    _map("add", *_PAIR, integers=INTEGERS),
-    _map("sub", *_PAIR, integers=INTEGERS),
-    _map("mul", *_PAIR, integers=INTEGERS),
-    _map("div", real(2, 3), positive(2, 3)),
-    _map("pow", positive(2, 3), real(2, 3)),
+    _map("neg", operator.neg, integers=INTEGERS, function="negative"),
+    _map("exp", scalars.exp),
+    _map("log", scalars.log, positive(2, 3)),
+    _map("sqrt", scalars.sqrt, positive(2, 3)),
+    _map("rsqrt", scalars.rsqrt, positive(2, 3)),
+    _map("sin", scalars.sin, special=False),
+    _map("cos", scalars.cos, special=False),
+    _map("tanh", math.tanh),
+    _map("erf", math.erf),
+    _map("expm1", scalars.expm1),
+    _map("log1p", scalars.log1p, positive(2, 3)),
+    _map("erfc", math.erfc),
+    _map("sigmoid", scalars.sigmoid),
+    _map("softplus", scalars.softplus),
+    _map("gelu", scalars.gelu),
+    _map("abs", abs, integers=INTEGERS),
+    _map("sign", scalars.sign, integers=INTEGERS),
+    _map("floor", scalars.floor),
+    _map("add", operator.add, *_PAIR, integers=INTEGERS),
+    _map("sub", operator.sub, *_PAIR, integers=INTEGERS, function="subtract"),
+    _map("mul", operator.mul, *_PAIR, integers=INTEGERS, function="multiply"),
+    _map("div", scalars.div, real(2, 3), positive(2, 3), function="divide"),
+    _map("pow", scalars.pow, positive(2, 3), real(2, 3)),
     Case("pow square", _power(2.0), (real(2, 3),)),
     Case("pow cube", _power(3.0), (real(2, 3),)),
     Case("pow root", _power(-0.5), (positive(2, 3),)),
     Case("pow zero", _power(0.0), (real(2, 3),)),
-    _map("maximum", *_PAIR, integers=INTEGERS),
-    _map("minimum", *_PAIR, integers=INTEGERS),
-    _map("floor_divide", Input((2, 3), -9, 9), Input((2, 3), 1, 4), integers=INTEGERS),
-    _map("less", *_PAIR, order=0, integers=INTEGERS),
-    _map("less_equal", *_PAIR, order=0, integers=INTEGERS),
-    _map("equal", *_PAIR, order=0, integers=INTEGERS),
-    _map("bitwise_and", *_PAIR, order=0, integers=(bool_, *INTEGERS), floating=False),
-    _map("bitwise_or", *_PAIR, order=0, integers=(bool_, *INTEGERS), floating=False),
-    _map("bitwise_xor", *_PAIR, order=0, integers=(bool_, *INTEGERS), floating=False),
-    _map("bitwise_invert", order=0, integers=(bool_, *INTEGERS), floating=False),
-    _map("where", truths(2, 3), *_PAIR, integers=INTEGERS),
+    _map("maximum", scalars.maximum, *_PAIR, integers=INTEGERS),
+    _map("minimum", scalars.minimum, *_PAIR, integers=INTEGERS),
+    _map("floor_divide", scalars.floor_divide, Input((2, 3), -9, 9), Input((2, 3), 1, 4),
+         integers=INTEGERS, special=False),
+    _map("less", operator.lt, *_PAIR, order=0, integers=INTEGERS),
+    _map("less_equal", operator.le, *_PAIR, order=0, integers=INTEGERS),
+    _map("equal", operator.eq, *_PAIR, order=0, integers=INTEGERS),
+    _map("bitwise_and", operator.and_, *_PAIR, **_BITS),
+    _map("bitwise_or", operator.or_, *_PAIR, **_BITS),
+    _map("bitwise_xor", operator.xor, *_PAIR, **_BITS),
+    _map("bitwise_invert", scalars.bitwise_invert, **_BITS),
+    _map("where", scalars.where, truths(2, 3), *_PAIR, integers=INTEGERS),
     _row("cast", "to float64", real(2, 3), dtype=float64, integers=(bool_, *INTEGERS)),
     _row("cast", "to int32", Input((2, 3), -9, 9), dtype=int32, order=0, integers=(bool_, int64)),
     _row("cast", "to bool", real(2, 3), dtype=bool_, order=0, integers=INTEGERS),

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
 
+from cases import ELEMENTWISE
+
 from minigrad.compiler import plan
 from minigrad.device import backend_of
 from minigrad.dtype import DType, float32
@@ -63,7 +65,8 @@ def _evaluate(roots: list[Node], known: Callable[[Node], bool]) -> dict[Node, Va
             values[node] = read(node)
         else:
             inputs = [values[n] for n in node.inputs]
-            values[node] = rounded(MEANING[node.op.name](node, *inputs), node.dtype)
+            meaning = MEANING.get(node.op.name, _elementwise)
+            values[node] = rounded(meaning(node, *inputs), node.dtype)
             assert len(values[node]) == node.size, node
     return values
 
@@ -89,127 +92,10 @@ def rounded(values: Values, dtype: DType) -> Values:
     return [(int(v) - low) % (1 << bits) + low for v in values]
 
 
-# Scalars. IEEE 754 instead of Python's exceptions.
-
-
-def _total(f: Callable[..., float]) -> Callable[..., float]:
-    """f with NaN where Python raises for a value outside the domain."""
-
-    def wrapped(*args: float) -> float:
-        try:
-            return f(*args)
-        except ValueError:
-            return math.nan
-
-    return wrapped
-
-
-def _exp(x: float) -> float:
-    try:
-        return math.exp(x)
-    except OverflowError:
-        return math.inf
-
-
-def _log(x: float) -> float:
-    return -math.inf if x == 0 else _total(math.log)(x)
-
-
-def _expm1(x: float) -> float:
-    try:
-        return math.expm1(x)
-    except OverflowError:
-        return math.inf
-
-
-def _log1p(x: float) -> float:
-    return -math.inf if x == -1 else _total(math.log1p)(x)
-
-
-def _sigmoid(x: float) -> float:
-    return (math.exp(x) if x < 0 else 1.0) / (1.0 + math.exp(-abs(x)))
-
-
-def _div(a: float, b: float) -> float:
-    if b != 0:
-        return a / b
-    if a == 0 or math.isnan(a) or math.isnan(b):
-        return math.nan
-    return math.copysign(math.inf, math.copysign(1.0, a) * math.copysign(1.0, b))
-
-
-def _pow(a: float, b: float) -> float:
-    odd = math.isfinite(b) and b == math.floor(b) and b % 2 == 1
-    if a == 0 and b < 0:
-        return math.copysign(math.inf, a) if odd else math.inf
-    try:
-        return math.pow(a, b)
-    except OverflowError:
-        return -math.inf if a < 0 and odd else math.inf
-    except ValueError:
-        return math.nan
-
-
-def _sign(x: Any) -> Any:
-    return x if math.isnan(x) else type(x)((x > 0) - (x < 0))
-
-
-def _floor(x: float) -> float:
-    return math.copysign(math.floor(x), x) if math.isfinite(x) else x
-
-
-def _floor_divide(a: Any, b: Any) -> Any:
-    if isinstance(a, int):
-        return a // b if b else 0
-    if b == 0 or not (math.isfinite(a) and math.isfinite(b)):
-        return _floor(_div(a, b))
-    return a // b
-
-
-def _maximum(a: Any, b: Any) -> Any:
-    return a if math.isnan(a) or a >= b else b
-
-
-def _minimum(a: Any, b: Any) -> Any:
-    return a if math.isnan(a) or a <= b else b
-
-
-SCALAR: dict[str, Callable[..., Any]] = {
-    "neg": lambda x: -x,
-    "exp": _exp,
-    "log": _log,
-    "sqrt": _total(math.sqrt),
-    "rsqrt": lambda x: _div(1.0, _total(math.sqrt)(x)),
-    "sin": _total(math.sin),
-    "cos": _total(math.cos),
-    "tanh": math.tanh,
-    "erf": math.erf,
-    "expm1": _expm1,
-    "log1p": _log1p,
-    "erfc": math.erfc,
-    "sigmoid": _sigmoid,
-    "softplus": lambda x: _maximum(x, 0.0) + math.log1p(math.exp(-abs(x))),
-    "gelu": lambda x: 0.0 if x == -math.inf else x * 0.5 * math.erfc(-x * math.sqrt(0.5)),
-    "abs": abs,
-    "sign": _sign,
-    "floor": _floor,
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "div": _div,
-    "pow": _pow,
-    "maximum": _maximum,
-    "minimum": _minimum,
-    "floor_divide": _floor_divide,
-    "less": lambda a, b: a < b,
-    "less_equal": lambda a, b: a <= b,
-    "equal": lambda a, b: a == b,
-    "bitwise_and": lambda a, b: a & b,
-    "bitwise_or": lambda a, b: a | b,
-    "bitwise_xor": lambda a, b: a ^ b,
-    "bitwise_invert": lambda a: (not a) if isinstance(a, bool) else ~a,
-    "where": lambda c, a, b: a if c else b,
-}
+def _elementwise(node: Node, *inputs: Values) -> Values:
+    """By the meaning that the op's row in `cases.py` gives."""
+    meaning = next(c.meaning for c in ELEMENTWISE if c.primitive == node.op.name)
+    return [meaning(*v) for v in zip(*inputs, strict=True)]
 
 
 def _cast(node: Node, x: Values) -> Values:
@@ -512,8 +398,4 @@ MEANING: dict[str, Callable[..., Values]] = {
     "barrier": _identity,
     "variable": _identity,
     "checkpoint": _identity,
-    **{
-        name: lambda node, *inputs, f=f: [f(*v) for v in zip(*inputs, strict=True)]
-        for name, f in SCALAR.items()
-    },
 }

@@ -121,7 +121,7 @@ class TestSlices:
         expressions = [("load", load), ("reduction", 0), ("sub", "float32", 0, 1)]
         sums = [Reduction("sum", 0, float32, out, 0), Reduction("sum", 2, float32, out, 1)]
         kept = (True, *(False for _ in shape[1:]))
-        return LoopNest(shape, kept, expressions, [float32] * 3, sums)
+        return LoopNest(shape, kept, expressions, [float32] * 3, sums, costs={"sub": 1})
 
     def retained(self, shape, strides, cache=CACHE):
         nest = self.nest(shape, strides)
