@@ -79,7 +79,7 @@ class Case:
     primitive: str = ""  # the one this row is for, if it is for one
     integers: tuple[DType, ...] = ()  # dtypes besides the floating ones that the op takes
     floating: bool = True
-    meaning: Callable[..., Any] | None = None  # what an elementwise op does to Python numbers
+    meaning: Any = None  # what an elementwise op does to Python numbers
     special: bool = True  # an elementwise op is also tested at zeros, infinities, NaN, 1e30
     function: str = ""  # the public function that an elementwise op is the heart of
 
