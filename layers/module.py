@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, Self, cast
 
 import minigrad as mg
 from minigrad import Tensor, dtype
+from minigrad.context import context
 from minigrad.device import Device, as_device
 from minigrad.dtype import DType, as_dtype
-from minigrad.execution import compute as computing
-from minigrad.execution.compute import evaluate
+from minigrad.execution.compute import compute_with_next
 
 
 class Parameter(Tensor):
@@ -30,15 +30,9 @@ class Parameter(Tensor):
 class Buffer(Tensor):
     """A tensor that is saved and moved with the model, but never trained.
 
-    [Note: buffer updates] `assign` only binds a new, detached node. It also makes the buffer
-    pending: whatever is computed next (the loss, the optimizer's step) computes it along, in the
-    same pass over the data. A computed node without a gradient forgets its inputs, so a running
-    statistic never becomes a chain over all past batches. Where nothing is ever looked at, every
-    `longest_chain`-th assignment computes.
+    `assign` only binds a new, detached node, which is computed with whatever is computed next: see
+    `compute_with_next`.
     """
-
-    longest_chain = 16
-    _waiting = 0  # assignments since the last computation
 
     def __init__(self, value: Tensor):
         super().__init__(value.detach().node)
@@ -46,10 +40,7 @@ class Buffer(Tensor):
     def assign(self, value: Any) -> Self:
         """Bind a new value of the same shape and type, computed with whatever is computed next."""
         super().assign(value)
-        self._waiting = self._waiting + 1 if id(self) in computing.pending_updates else 1
-        computing.pending_updates[id(self)] = self
-        if self._waiting >= self.longest_chain:
-            evaluate(self)
+        compute_with_next(self)
         return self
 
 
@@ -88,8 +79,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__}: expected a forward method, got none.")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if computing.on_use is not None:
-            computing.on_use(self)
+        context.observer.used(self)
         output = self.forward(*args, **kwargs)
         if self._hooks:
             for hook in list(self._hooks.values()):
@@ -249,8 +239,7 @@ class Module:
     def train(self, mode: bool = True) -> Self:
         """Set training mode here and in every module below, but those that are frozen."""
         for module in self.modules():
-            if computing.on_use is not None:
-                computing.on_use(module)
+            context.observer.used(module)
             module.training = mode and not module.frozen
         return self
 
@@ -277,8 +266,7 @@ class Module:
         state dict still changes them. Gradients flow through to their inputs.
         """
         for module in self.modules():
-            if computing.on_use is not None:
-                computing.on_use(module)
+            context.observer.used(module)
             module.frozen, module.training = True, False
         for p in self.parameters():
             p.requires_grad_(False)

@@ -16,7 +16,6 @@ from minigrad.dtype import bool_ as bool
 from minigrad.errors import *
 from minigrad.functions import *
 from minigrad.tensor import Tensor
-from minigrad.tensor_base import no_grad
 
 # Imported when first asked for, so that `import minigrad` stays fast.
 _LAZY = {
@@ -28,7 +27,7 @@ _LAZY = {
         "minigrad.execution.capture": ["compile"],
         "minigrad.execution.compute": ["evaluate", "synchronize"],
         "minigrad.execution.modes": [
-            "detect_anomaly", "eager", "get_float32_matmul_precision", "rewrites",
+            "detect_anomaly", "eager", "get_float32_matmul_precision", "no_grad", "rewrites",
             "set_float32_matmul_precision",
         ],
         "minigrad.interop.safetensors": ["load", "save"],
@@ -38,7 +37,7 @@ _LAZY = {
     for name in names
 }  # fmt: skip
 
-__all__ = ["Tensor", "bool", "data", "nn", "no_grad", "optim", "random"]
+__all__ = ["Tensor", "bool", "data", "nn", "optim", "random"]
 __all__ += creation.__all__
 __all__ += device.__all__
 __all__ += dtype.__all__

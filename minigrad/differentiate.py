@@ -9,11 +9,11 @@ Where an argument is said to be a tree, it is a Tensor, or a tuple, list or dict
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
-from minigrad import autodiff, ops, tensor_base
+from minigrad import autodiff, ops
+from minigrad.context import context, setting
 from minigrad.device import default_device
 from minigrad.dtype import float32, int64
 from minigrad.errors import GradientError
@@ -108,8 +108,7 @@ def backward(tensor: Tensor, gradient: Tensor | None = None, create_graph: bool 
             continue
         if not create_graph:
             g = ops.stop_gradient(g)
-        if tensor_base.on_gradient is not None:
-            tensor_base.on_gradient(leaf)
+        context.observer.gradient_grows(leaf)
         leaf.grad = wrap(g if leaf.grad is None else leaf.grad.node + g)
 
 
@@ -283,16 +282,6 @@ def hvp(f: Callable[..., Any], primals: Tree, tangents: Tree) -> Tree:
     )
 
 
-@contextmanager
-def _recording() -> Generator[None]:
-    """Differentiate what is inside, even under an outer `no_grad`; an inner one still counts."""
-    previous, tensor_base.grad_enabled = tensor_base.grad_enabled, True
-    try:
-        yield
-    finally:
-        tensor_base.grad_enabled = previous
-
-
 class _Call:
     """One call of f in which some arguments were replaced by fresh variables."""
 
@@ -315,7 +304,7 @@ class _Call:
             self.variables += fresh
             replaced[k] = tree_rebuilt(args[k], iter(fresh))
         self.arguments = tuple(replaced[k] for k in self.picked)
-        with _recording():
+        with setting("grad_enabled", True):  # an outer `no_grad` does not count, an inner one does
             self.result = f(*replaced, **kwargs)
 
     def _variable(self, value: Any) -> Tensor:
@@ -341,7 +330,7 @@ class _Call:
 
         Else the result of a finished derivative would need a gradient forever, and hold its graph.
         """
-        if not tensor_base.grad_enabled:
+        if not context.grad_enabled:
             return [wrap(ops.stop_gradient(r.node)) for r in results]
         own = {v.node.id for v in self.variables}
         open_: set[int] = set()  # depends on a point of differentiation outside this call

@@ -12,11 +12,11 @@ import itertools
 import math
 import sys
 import weakref
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from minigrad.context import context, setting
 from minigrad.device import Device, computes, kinds
 from minigrad.dtype import DType, bool_
 from minigrad.errors import DeviceError
@@ -87,7 +87,7 @@ class Node:
         self.shape, self.dtype, self.device = shape, dtype, device
         self.needs_grad = needs_grad
         self.id = next(_ids)
-        order = _current_order
+        order = context.derivative_order
         for n in inputs:
             if n.derivative_order > order:
                 order = n.derivative_order
@@ -97,7 +97,7 @@ class Node:
         self.handles = 0  # live Tensors; a node with one is kept when its graph is computed
         self.owner: Any = None  # weak reference to the Tensor that a leaf belongs to
         self.rebound = 0  # Tensors that stood for this node and were given another
-        self.site: Site | None = _current_site or user_site()
+        self.site: Site | None = context.site or user_site()
 
     @property
     def ndim(self) -> int:
@@ -148,10 +148,6 @@ class Node:
 
 PRIMITIVES: dict[str, Primitive] = {}
 _ids = itertools.count()
-_table: weakref.WeakValueDictionary[Any, Node] = weakref.WeakValueDictionary()
-_current_site: Site | None = None
-_current_order: int = 0
-on_build: Callable[[Node], None] | None = None  # eager mode computes each node here
 
 
 def register(primitive: Primitive) -> Primitive:
@@ -168,7 +164,8 @@ def _arith(name: str) -> Primitive:
 def build(op: Primitive, inputs: tuple[Node, ...], attrs: dict[str, Any]) -> Node:
     """The node that applies `op` to `inputs`, made at most once."""
     key = (op.name, tuple([n.id for n in inputs]), tuple(attrs.values()))
-    found = _table.get(key)
+    table = context.nodes
+    found = table.get(key)
     if found is not None:
         return found
     shape, dtype = op.infer(*inputs, **attrs)
@@ -187,9 +184,9 @@ def build(op: Primitive, inputs: tuple[Node, ...], attrs: dict[str, Any]) -> Nod
         _require_computing(op.name, dtype, device)
     needs = needs and op.vjp is not None and dtype.is_floating
     node = Node(op, inputs, attrs, shape, dtype, device, needs)
-    _table[key] = node
-    if on_build is not None:
-        on_build(node)
+    table[key] = node
+    if context.op_by_op is not None:
+        context.op_by_op(node)
     return node
 
 
@@ -232,12 +229,12 @@ def _build_leaf(
     op: Primitive, key: Any, attrs: dict[str, Any], shape: Shape, dtype: DType, device: Device
 ) -> Node:
     full_key = (op.name, key, dtype.name, device)
-    node = _table.get(full_key)
+    node = context.nodes.get(full_key)
     if node is None:
         if not dtype.everywhere:
             _require_computing(op.name, dtype, device)
         node = Node(op, (), attrs, shape, dtype, device, False)
-        _table[full_key] = node
+        context.nodes[full_key] = node
     return node
 
 
@@ -264,8 +261,8 @@ def renew_constant(node: Node) -> None:
     while node.inputs:
         node = node.inputs[0]
     key = (const_op.name, _number_key(node.attrs["value"]), node.dtype.name, node.device)
-    if _table.get(key) is node:
-        del _table[key]
+    if context.nodes.get(key) is node:
+        del context.nodes[key]
 
 
 def iota(n: int, dtype: DType, device: Device) -> Node:
@@ -306,42 +303,23 @@ def user_site() -> Site | None:
     return None
 
 
-@contextmanager
-def unshared() -> Generator[None]:
-    """Nodes built inside are shared with one another, but not with any from before.
+def apart() -> setting:
+    """Nodes built in the block are shared with one another, but not with any from before.
 
     A node from before may be computed and have forgotten what it depends on.
     """
-    global _table
-    previous = _table
-    _table = weakref.WeakValueDictionary()
-    try:
-        yield
-    finally:
-        _table = previous
+    return setting("nodes", weakref.WeakValueDictionary())
 
 
-@contextmanager
-def site(where: Site | None):
-    """Nodes built inside are attributed to `where`: a gradient's to the forward line."""
-    global _current_site
-    previous, _current_site = _current_site, where
-    try:
-        yield
-    finally:
-        _current_site = previous
+def site(where: Site | None) -> setting:
+    """Nodes built in the block are attributed to `where`: a gradient's to the forward line."""
+    return setting("site", where)
 
 
-@contextmanager
-def derivative(outputs: Iterable[Node]):
-    """Nodes built inside belong to a derivative of `outputs`: one order above them all."""
-    global _current_order
-    previous = _current_order
-    _current_order = max(previous, 1 + max([n.derivative_order for n in outputs], default=0))
-    try:
-        yield
-    finally:
-        _current_order = previous
+def derivative(outputs: Iterable[Node]) -> setting:
+    """Nodes built in the block belong to a derivative of `outputs`: one order above them all."""
+    order = 1 + max([n.derivative_order for n in outputs], default=0)
+    return setting("derivative_order", max(context.derivative_order, order))
 
 
 def topological(

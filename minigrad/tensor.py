@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from minigrad import functions as f
-from minigrad import tensor_base
 from minigrad.device import Device, as_device, backend_of
 from minigrad.dtype import DType
 from minigrad.functions.arguments import as_type, constant, node_of, number
@@ -26,7 +25,7 @@ from minigrad.functions.statistical import StatisticalMethods
 from minigrad.graph import Number, Shape, leaf
 from minigrad.interop.encoding import decode
 from minigrad.ops.control import stop_gradient, variable
-from minigrad.tensor_base import TensorBase, wrap
+from minigrad.tensor_base import TensorBase, given_by_functions, wrap
 
 if TYPE_CHECKING:
     from minigrad.functions.arguments import Operand
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 _Comparable = (TensorBase, numbers.Real)
 
 
+@given_by_functions
 class Tensor(
     ComparisonMethods,
     ElementwiseMethods,
@@ -386,9 +386,6 @@ class Tensor(
 
     def __ne__(self, other: object) -> Any:
         return f.not_equal(self, other) if isinstance(other, _Comparable) else NotImplemented  # type: ignore[arg-type]
-
-
-tensor_base.tensor_class = Tensor
 
 
 def _empty_list(shape: Shape) -> Any:

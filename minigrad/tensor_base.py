@@ -7,20 +7,16 @@ neither imports the other's names.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from contextlib import ContextDecorator
 from typing import TYPE_CHECKING, Any
 
+from minigrad.context import context
 from minigrad.graph import Node, stored
 from minigrad.ops.control import stop_gradient, variable
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
-grad_enabled = True  # False inside no_grad()
-on_assign: Callable[[Any, Node], None] | None = None  # the step compiler hears (handle, old node)
-on_gradient: Callable[[Any], None] | None = None  # and of each handle whose .grad is about to grow
-tensor_class: Any = None  # what functions return; tensor.py sets it
+_tensor_class: Any = None  # what functions return
 
 _new = object.__new__
 
@@ -68,8 +64,7 @@ class TensorBase:
         self._node = node
         if self._is_leaf:
             node.owner = weakref.ref(self)
-        if on_assign is not None:
-            on_assign(self, old)
+        context.observer.assigned(self, old)
 
     def __del__(self) -> None:
         try:
@@ -89,9 +84,16 @@ def _differentiable(node: Node) -> Node:
     return variable(stop_gradient(node))
 
 
+def given_by_functions(subclass: type[Tensor]) -> type[Tensor]:
+    """Decorate the class that `wrap` makes, and so every function: it is built on this one."""
+    global _tensor_class
+    _tensor_class = subclass
+    return subclass
+
+
 def wrap(node: Node) -> Tensor:
     """A Tensor on the result of an op."""
-    tensor = _new(tensor_class)
+    tensor = _new(_tensor_class)
     tensor.grad = None
     tensor._is_leaf = False
     tensor._node = node
@@ -101,24 +103,6 @@ def wrap(node: Node) -> Tensor:
 
 def nodes_of(*tensors: Tensor) -> list[Node]:
     """The nodes of tensors, as an op may use them: under `no_grad`, cut from the gradient."""
-    if grad_enabled:
+    if context.grad_enabled:
         return [t.node for t in tensors]
     return [stop_gradient(t.node) for t in tensors]
-
-
-class no_grad(ContextDecorator):
-    """Ops inside record no gradient: `with no_grad():`, or `@no_grad()` on a function."""
-
-    def __init__(self) -> None:
-        self._previous: list[bool] = []
-
-    def __enter__(self) -> None:
-        """Switch gradients off."""
-        global grad_enabled
-        self._previous.append(grad_enabled)
-        grad_enabled = False
-
-    def __exit__(self, *exception: object) -> None:
-        """Put the mode back as it was."""
-        global grad_enabled
-        grad_enabled = self._previous.pop()

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from minigrad import device as devices
-from minigrad import graph, tensor_base
+from minigrad import graph
 from minigrad.compiler import plan
 from minigrad.config import config
+from minigrad.context import context
 from minigrad.device import Device, as_device
 
 # Tests of the CPU's kernels need Numba, which a machine with a GPU may do without.
@@ -91,14 +92,11 @@ def on_cpu(cpu_too: None) -> Iterator[None]:
 
 
 def _modes() -> dict[str, Any]:
-    """Everything process-wide that a test could leave changed."""
+    """Everything of a thread or process that a test could leave changed."""
     return {
-        "no_grad": tensor_base.grad_enabled,
+        **vars(context),
         "default device": devices.default_device(),
-        "eager, or another hook on graph building": graph.on_build,
-        "hook on assignment": tensor_base.on_assign,
         "what computes": plan.run_graph,
-        "site of new nodes": graph._current_site,
         "config": copy.copy(config),
         "primitives": list(graph.PRIMITIVES),
     }
@@ -119,13 +117,10 @@ def no_leaked_modes() -> Iterator[None]:
     before = _modes()
     yield
     after = _modes()
-    changed = [name for name in before if after[name] != before[name]]
-    tensor_base.grad_enabled = before["no_grad"]
+    changed = [n for n, x in before.items() if after[n] is not x and after[n] != x]
+    vars(context).update((name, before[name]) for name in vars(context))
     devices._default = before["default device"]
-    graph.on_build = before["eager, or another hook on graph building"]
-    tensor_base.on_assign = before["hook on assignment"]
     plan.run_graph = before["what computes"]
-    graph._current_site = before["site of new nodes"]
     config.__dict__.update(before["config"].__dict__)
     _forget_what_nobody_looked_at()
     for name in set(graph.PRIMITIVES) - set(before["primitives"]):

@@ -17,7 +17,7 @@ PACKAGES = ("minigrad", "layers", "examples")
 # From the ground up. A module imports from its own row and from those above it in this table; a
 # name stands for everything under it, and the longest that fits decides.
 ROWS = [
-    ["minigrad.errors", "minigrad.config", "minigrad.trees"],
+    ["minigrad.errors", "minigrad.config", "minigrad.trees", "minigrad.context"],
     ["minigrad.dtype", "minigrad.interop.encoding"],
     ["minigrad.backend.launch", "minigrad.backend.loopnest"],
     ["minigrad.backend"],

@@ -17,8 +17,8 @@ from observing import Watch
 import layers
 import minigrad as mg
 from minigrad.config import config, read_environment
+from minigrad.context import context
 from minigrad.errors import AnomalyError
-from minigrad.execution import compute as computing
 from minigrad.graph import topological
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -169,14 +169,14 @@ class TestPendingUpdates:
         norm(x)
         mg.evaluate()
         assert norm.running_mean.node.storage is not None
-        assert not computing.pending_updates
+        assert not context.updates
 
     def test_dead_buffers_are_no_burden(self):
         norm, x = self.norm()
         norm(x)
         del norm
         gc.collect()
-        assert not computing.pending_updates
+        assert not context.updates
         mg.evaluate(x + 1)
 
     def test_updates_do_not_pile_up(self):

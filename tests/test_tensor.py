@@ -15,7 +15,7 @@ import pytest
 import reference
 
 import minigrad as mg
-from minigrad import tensor_base
+from minigrad.context import Observer, observing
 from minigrad.tensor import Tensor
 from minigrad.tensor_base import nodes_of, wrap
 
@@ -201,16 +201,19 @@ def test_assign() -> None:
 
 def test_assignments_are_heard() -> None:
     heard: list[Any] = []
-    tensor_base.on_assign = lambda t, node: heard.append((t, node))
-    try:
+
+    class Listener(Observer):
+        def assigned(self, tensor: Any, old: Any) -> None:
+            heard.append((tensor, old))
+
+    with observing(Listener()):
         x = mg.zeros(2)
         p = mg.zeros(2, requires_grad=True)
         assert heard == []
         before = x.node, p.node
         x += 1.0
         p.assign(2.0)
-    finally:
-        tensor_base.on_assign = None
+    x += 1.0
     assert [(t is u, n is m) for (t, n), u, m in zip(heard, (x, p), before, strict=True)] == [
         (True, True),
         (True, True),

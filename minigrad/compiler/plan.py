@@ -14,7 +14,8 @@ from minigrad.compiler.fuse import fuse
 from minigrad.compiler.lower import Lowering
 from minigrad.compiler.materialize import Placement
 from minigrad.compiler.share import worth_storing
-from minigrad.config import STRICT, config
+from minigrad.config import STRICT
+from minigrad.context import context
 from minigrad.device import backend_of
 from minigrad.graph import Node, const_op, const_value, topological
 from minigrad.rewrite import HIDING, simplify
@@ -144,8 +145,8 @@ def structure(nodes: Sequence[Node], wanted: Sequence[Node]) -> Any:
 
 
 def rewriting() -> int:
-    """How graphs are simplified, as `config.rewrite`: not at all op by op, as `eager` does."""
-    return 0 if graph.on_build is not None else config.rewrite
+    """The level of `context.rewrite`; nothing is simplified where each op is computed at once."""
+    return 0 if context.op_by_op is not None else context.rewrite
 
 
 def plan_for(nodes: Sequence[Node], wanted: Sequence[Node]) -> Plan:

@@ -6,11 +6,11 @@ from minigrad.creation import asarray, eye, zeros
 from minigrad.dtype import float64
 from minigrad.execution.capture import compile
 from minigrad.execution.compute import evaluate
+from minigrad.execution.modes import no_grad
 from minigrad.functions import abs as abs_of
 from minigrad.functions import concat, diagonal, sqrt, take, where
 from minigrad.functions import sum as sum_of
 from minigrad.tensor import Tensor
-from minigrad.tensor_base import no_grad
 
 MOST_SWEEPS = 30  # convergence is quadratic: 6 to 10 do
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from minigrad.dtype import float64
 from minigrad.execution.compute import evaluate
+from minigrad.execution.modes import no_grad
 from minigrad.functions import barrier
 from minigrad.functions.manipulation import matrix_transpose
 from minigrad.functions.statistical import mean as mean_of
 from minigrad.functions.statistical import sum as sum_of
 from minigrad.nn import centre
 from minigrad.tensor import Tensor
-from minigrad.tensor_base import no_grad
 
 
 class PooledMoments:

@@ -13,16 +13,16 @@ import functools
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from minigrad import graph
 from minigrad.config import config
+from minigrad.context import context, observing
 from minigrad.errors import CaptureWarning
 from minigrad.execution.compute import capturing, evaluate
 from minigrad.execution.guard import Guard
-from minigrad.execution.record import Recorder, filled, tensors_of
-from minigrad.execution.replay import Step, clear_gradients
+from minigrad.execution.record import Gradients, Recorder, filled, tensors_of
+from minigrad.execution.replay import Step
 from minigrad.execution.signature import Signature, Value, argument_names, difference, signature_of
 from minigrad.trees import tree_leaves
 
@@ -31,11 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["compile"]
 
-before_replay: list[Callable[[], None]] = []  # optimizers bring their hyper-parameters up to date
-
-MOST_SIGNATURES = 64  # remembered for each function, and
-MOST_RECORDINGS = 4  # kept for each signature: values that go back and forth
-MOST_CHANGES = 8  # of one Python value, before a warning says that this is not what compile is for
+MOST_SIGNATURES = 64  # how many signatures of a function have recordings
+# How many recordings a signature has. More than one serves Python values that go back and forth.
+MOST_RECORDINGS = 4
+MOST_CHANGES = 8  # how often one Python value may change before a warning says that it should not
 
 
 def compile(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,7 +62,7 @@ def compile(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        if graph.on_build is not None or capturing():  # eager, detect_anomaly, nested
+        if context.op_by_op is not None or capturing():  # eager, detect_anomaly, nested
             return function(*args, **kwargs)
         return recordings.call(args, kwargs)
 
@@ -85,6 +84,7 @@ class _Recording(NamedTuple):
     step: Step
     form: Any
     guard: Guard
+    refreshes: Collection[Callable[[], None]]  # of tensors that optimizers keep their numbers in
 
     def outdated(self) -> tuple[str, str] | None:
         """What has changed since: its name, and how."""
@@ -114,10 +114,10 @@ class _Recordings:
         if recordings is None:
             return self._first_call(signature, args, kwargs)
         self.last = signature
-        for refresh in before_replay:
-            refresh()
         why = None
         for recording in recordings:
+            for refresh in recording.refreshes:
+                refresh()
             outdated = recording.outdated()
             if outdated is None:
                 if recording is not recordings[0]:
@@ -131,13 +131,14 @@ class _Recordings:
         else:
             self._say(f"recorded again: {why[0]} {why[1]}")
             self._count(*why)
-        recorder, guard = Recorder(), Guard(self.function)
-        recorder.record(self.function, args, kwargs, guard)
+        guard = Guard(self.function)
+        recorder = Recorder(guard)
+        recorder.record(self.function, args, kwargs)
         step = recorder.step(guard.tensors)
         guard.settle()
         if step is None:
             return recorder.results()
-        recordings.insert(0, _Recording(step, recorder.form, guard))
+        recordings.insert(0, _Recording(step, recorder.form, guard, recorder.refreshes.values()))
         del recordings[MOST_RECORDINGS:]
         return filled(recorder.form, step.replay(tensors))
 
@@ -155,11 +156,11 @@ class _Recordings:
         self.known[signature] = []
         if len(self.known) > MOST_SIGNATURES:
             del self.known[next(iter(self.known))]
-        recorder = Recorder()
-        with recorder.collecting_gradients():
+        gradients = Gradients()
+        with observing(gradients):
             result = self.function(*args, **kwargs)
         evaluate(*tensors_of(result))
-        clear_gradients(recorder.gradients.values())
+        gradients.clear()
         return result
 
     def _say(self, text: str) -> None:

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from minigrad.device import as_device, backend_of
+from minigrad.context import context
+from minigrad.device import Device, as_device, backend_of
 from minigrad.graph import Node
 from minigrad.tensor_base import TensorBase
 
@@ -18,33 +19,22 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "synchronize"]
 
-# Tensors that were assigned and not computed yet (running statistics): the next computation takes
-# them along, in the same pass over the data. See layers' [Note: buffer updates].
-pending_updates: weakref.WeakValueDictionary[int, TensorBase] = weakref.WeakValueDictionary()
-
-# Set while `compile` records a step: called with the nodes whose values somebody wants to see, and
-# raises if they may not be seen now.
-on_observe: Callable[[Sequence[Node]], None] | None = None
-
-# Set with it: called with each object that takes part in the step and whose attributes are baked
-# in (modules, optimizers), before they are read. The guard asks for `baked_in()`.
-on_use: Callable[[Any], None] | None = None
+LONGEST_CHAIN = 16  # updates of one tensor that wait at most
 
 
 def capturing() -> bool:
     """Whether a step is being recorded, so that no value may be looked at."""
-    return on_observe is not None
+    return context.observer.recording
 
 
 def compute(nodes: Sequence[Node]) -> None:
     """Make sure that every node has its value: afterwards `node.storage` is set."""
     from minigrad.compiler.plan import run_graph
 
-    if on_observe is not None:
-        on_observe(nodes)
+    context.observer.looked_at(nodes)
     groups = _waiting(nodes)
-    if groups and on_observe is None:
-        pending_updates.clear()
+    if groups and not capturing():
+        context.updates.clear()
     for group in groups:
         run_graph(group)
 
@@ -59,13 +49,46 @@ def plans_for(nodes: Sequence[Node]) -> list[tuple[Plan, list[Node]]]:
 def _waiting(nodes: Sequence[Node]) -> list[list[Node]]:
     """By device, the nodes without a value and the updates that are computed with them."""
     pending = [n for n in nodes if n.storage is None]
-    if pending and on_observe is None:
-        updated = [t.node for t in pending_updates.values()]
-        pending += [n for n in updated if n.storage is None]
-    by_device: dict[Any, list[Node]] = {}
+    if pending and not capturing():
+        pending += [n for n in _updated() if n.storage is None]
+    by_device: dict[Device, list[Node]] = {}
     for n in pending:
         by_device.setdefault(n.device, []).append(n)
     return list(by_device.values())
+
+
+class _Update(NamedTuple):
+    """A tensor whose value waits to be computed."""
+
+    tensor: weakref.ref[TensorBase]
+    node: int  # the id of the node that it was assigned last
+    chain: int  # how many times it was assigned since it was computed
+
+
+def compute_with_next(tensor: TensorBase) -> None:
+    """Compute what was assigned to a tensor along with whatever is computed next.
+
+    So a running statistic is computed in the same pass over the data as the loss or the update of
+    the parameters. A computed node without a gradient forgets its inputs, so the statistic never
+    becomes a chain over all past batches. Where nothing is ever looked at, every `LONGEST_CHAIN`-th
+    assignment computes.
+    """
+    key, node = id(tensor), tensor.node.id
+    known = context.updates.get(key)
+    if known is not None and known.node == node:
+        return
+    chain = 1 if known is None else known.chain + 1
+    updates = context.updates
+    reference = weakref.ref(tensor, lambda _: updates.pop(key, None))
+    updates[key] = _Update(reference, node, chain)
+    if chain >= LONGEST_CHAIN:
+        evaluate(tensor)
+
+
+def _updated() -> list[Node]:
+    """The nodes that wait for the next computation."""
+    waiting = [update.tensor() for update in context.updates.values()]
+    return [t.node for t in waiting if t is not None]
 
 
 def evaluate(*tensors: TensorBase) -> None:
@@ -79,13 +102,8 @@ def evaluate(*tensors: TensorBase) -> None:
     for t in tensors:
         if not isinstance(t, TensorBase):
             raise TypeError(f"evaluate: expected Tensors, got {type(t).__name__}.")
-    if capturing():
-        return
-    nodes = [t.node for t in tensors]
-    if pending_updates:
-        nodes += [t.node for t in pending_updates.values()]
-        pending_updates.clear()
-    compute(nodes)
+    if not capturing():
+        compute([*(t.node for t in tensors), *_updated()])
 
 
 def export_bytes(tensor: TensorBase) -> memoryview:

@@ -6,7 +6,7 @@ may read is found in two ways:
 * From the code of the function, and of the functions it calls outside of libraries: the globals,
   closure variables and defaults that are read, and of the objects found there the attributes whose
   names the code reads. Of lists, dicts and sets found there, the elements.
-* What takes part says so while it is recorded (`execution.on_use`) and names the attributes it
+* What takes part says so while it is recorded (`Observer.used`) and names the attributes it
   bakes in: a module all it has (p, eps, training, ...), an optimizer its choices.
 
 Numbers, text and None are compared by value; all else (tensors, functions, objects) by identity.

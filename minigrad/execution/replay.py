@@ -29,7 +29,7 @@ _Kind = tuple[Shape, DType, Device]
 _SITE = ("<compiled step>", 0)
 
 
-def _unshared() -> int:
+def _held_once() -> int:
     """What getrefcount says of something that one owner and a local variable know, nobody else.
 
     From 3.14 on Python leaves out references that others did count.
@@ -39,7 +39,7 @@ def _unshared() -> int:
     return sys.getrefcount(known)
 
 
-_UNSHARED = _unshared()
+_HELD_ONCE = _held_once()
 
 
 class Recorded(NamedTuple):
@@ -63,64 +63,56 @@ class Step:
     """
 
     def __init__(self, recorded: Recorded):
-        state, updates = recorded.state, recorded.updates
-        changed = [*(h.node for h, _ in state), *(n for _, n in updates)]
+        changed = [*(h.node for h, _ in recorded.state), *(n for _, n in recorded.updates)]
         wanted = list(dict.fromkeys([*recorded.outputs, *changed]))
         nodes = topological(wanted, stop=computed)
-        missing = [n for n in wanted if n.storage is None]
+        missing = [n for n in wanted if not computed(n)]
         self.plan: Plan | None = plan_for(nodes, missing) if missing else None
         used = [nodes[p] for p in self.plan.inputs] if self.plan else []
+        tensors, fixed = _sources(recorded, [*used, *wanted])
 
         place = dict(recorded.placeholders)
         first = len(place)  # of the tensors' places
-        tensors = list(state)
-        for k, (_, old) in enumerate(state):
-            place.setdefault(old.id, first + k)
-        # Of two tensors with one value, either may be given another.
-        alone = {h.node.id: h for h in recorded.tensors if h.node.handles == 1}
-        fixed: list[Node] = []
-        for n in [*used, *wanted]:
-            if n.storage is None or n.id in place or n in fixed:
-                continue
-            owner = None if n.owner is None else n.owner()
-            if owner is None or owner.node is not n:
-                owner = alone.get(n.id)
-            if owner is None:
-                fixed.append(n)
-            else:
-                place[n.id] = first + len(tensors)
-                tensors.append((owner, n))
-        for n in fixed:
-            place[n.id] = first + len(tensors) + fixed.index(n)
-        self._inputs = [place[n.id] for n in used]
+        for k, n in enumerate([*(n for _, n in tensors), *fixed], first):
+            place.setdefault(n.id, k)
         known = first + len(tensors) + len(fixed)  # the first that the plan fills
+        self._inputs = [place[n.id] for n in used]
+        self._constants: list[float] = []
         if self.plan is not None:
-            for position, buffer in self.plan.outputs:
-                fresh = buffer - len(used)
-                place[nodes[position].id] = known + fresh if fresh >= 0 else self._inputs[buffer]
-        self._constants = self.plan.constant_values(nodes) if self.plan else []
+            self._constants = self.plan.constant_values(nodes)
+            buffers = [*self._inputs, *range(known, known + len(self.plan.fresh))]
+            place.update((nodes[p].id, buffers[buffer]) for p, buffer in self.plan.outputs)
 
         self._tensors = [(weakref.ref(h), _kind(old), old.needs_grad) for h, old in tensors]
         self._fixed = [n.storage for n in fixed]
         self._rebound = [(n, n.rebound) for n in dict.fromkeys([*fixed, *recorded.seen])]
-        targets = [*range(first, first + len(state)), *(k for k, _ in updates)]
         self._results = [(place[n.id], _kind(n)) for n in recorded.outputs]
-        self._changes = [
-            (target, place[n.id], _kind(n))
-            for target, n in zip(targets, changed, strict=True)
-            if target != place[n.id]  # assigned what it was
-        ]
+        targets = [*range(first, first + len(recorded.state)), *(k for k, _ in recorded.updates)]
+        self._prepare_changes(targets, [(place[n.id], _kind(n)) for n in changed], known)
         self._gradients = recorded.gradients
+        clear_gradients(self._gradients)
+        # From now on the tensors hold their values of before, which the first replay starts from.
+        for h, old in recorded.state:
+            h.rebind(old)
+
+    def _prepare_changes(
+        self, targets: list[int], sources: list[tuple[int, _Kind]], known: int
+    ) -> None:
+        """Note the tensors that a replay assigns, with the places of their values before and after.
+
+        From the place `known` on the plan fills the buffers.
+        """
+        self._changes = [
+            (target, source, kind)
+            for target, (source, kind) in zip(targets, sources, strict=True)
+            if target != source  # assigned what it was
+        ]
         # See [Note: two buffers]: what the plan filled last and the time before.
         changing = {source for _, source, _ in self._changes}
         count = len(self.plan.fresh) if self.plan else 0
         self._changing = [known + k in changing for k in range(count)]
         self._last: list[Any] = [None] * count
         self._spare: list[Any] = [None] * count
-        clear_gradients(self._gradients)
-        # From now on the tensors hold their values of before, which the first replay starts from.
-        for h, old in state:
-            h.rebind(old)
 
     def replaced(self) -> str | None:
         """What the step was recorded for and is no more: a tensor's kind, or a fixed value."""
@@ -154,7 +146,7 @@ class Step:
             for target, source, kind in self._changes:
                 h = handles[target]
                 n = h.node
-                if n.site is _SITE and sys.getrefcount(n) <= _UNSHARED and _kind(n) == kind:
+                if n.site is _SITE and sys.getrefcount(n) <= _HELD_ONCE and _kind(n) == kind:
                     graph.renew(n, buffers[source])
                 else:
                     h.rebind(leaf(buffers[source], *kind, h.is_leaf))
@@ -166,10 +158,34 @@ class Step:
         fresh: list[Any] = []
         for k, kept in enumerate(self._changing):  # no zip: it would hold the spare, too
             spare = self._spare[k]
-            if not kept or spare is None or sys.getrefcount(spare) > _UNSHARED:
+            if not kept or spare is None or sys.getrefcount(spare) > _HELD_ONCE:
                 spare = plan.allocate(k)
             fresh.append(spare)
         return fresh
+
+
+def _sources(
+    recorded: Recorded, nodes: list[Node]
+) -> tuple[list[tuple[TensorBase, Node]], list[Node]]:
+    """Where a replay finds the values that were known: the tensors to read, and fixed values.
+
+    The tensors that are assigned come first.
+    """
+    tensors, fixed = list(recorded.state), list[Node]()
+    given = {*recorded.placeholders, *(old.id for _, old in tensors)}
+    # Of two tensors with one value, either may be given another.
+    alone = {h.node.id: h for h in recorded.tensors if h.node.handles == 1}
+    for n in dict.fromkeys(nodes):
+        if n.storage is None or n.id in given:
+            continue
+        owner = None if n.owner is None else n.owner()
+        if owner is None or owner.node is not n:
+            owner = alone.get(n.id)
+        if owner is None:
+            fixed.append(n)
+        else:
+            tensors.append((owner, n))
+    return tensors, fixed
 
 
 def clear_gradients(tensors: Iterable[weakref.ref[TensorBase]]) -> None:

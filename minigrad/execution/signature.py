@@ -6,8 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from minigrad import tensor_base
-from minigrad.config import config
+from minigrad.context import context
 from minigrad.device import Device, default_device
 from minigrad.tensor_base import TensorBase
 from minigrad.trees import tree_paths, tree_rebuilt
@@ -60,7 +59,7 @@ def signature_of(args: Any, kwargs: Any, leaves: list[Any]) -> Signature:
     else:  # the same, sooner
         containers = (0,) * len(args), dict.fromkeys(kwargs, 0)
     nesting = repr(containers)
-    modes = (tensor_base.grad_enabled, config.rewrite, default_device())
+    modes = (context.grad_enabled, context.rewrite, default_device())
     key = Signature(nesting, tuple(described), modes)
     try:
         hash(key)

@@ -8,7 +8,8 @@ import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from minigrad import ops, tensor_base
+from minigrad import ops
+from minigrad.context import context
 from minigrad.device import Device
 from minigrad.dtype import DType, accumulator, of_scalar, promote
 from minigrad.graph import Node, Number, Shape, const
@@ -28,7 +29,7 @@ def node_of(caller: str, x: Any) -> Node:
     """The node of a Tensor argument."""
     if isinstance(x, TensorBase):
         node = x._node
-        return node if tensor_base.grad_enabled else stop_gradient(node)
+        return node if context.grad_enabled else stop_gradient(node)
     raise TypeError(
         f"{caller}: expected a Tensor, got {type(x).__name__}. Make one with minigrad.asarray()."
     )
@@ -72,7 +73,7 @@ def pair(caller: str, a: Operand, b: Operand) -> tuple[Node, Node]:
             f"{caller}: expected at least one Tensor, got {type(a).__name__} and "
             f"{type(b).__name__}. Make one with minigrad.asarray()."
         )
-    if not tensor_base.grad_enabled:
+    if not context.grad_enabled:
         x = None if x is None else stop_gradient(x)
         y = None if y is None else stop_gradient(y)
     if x is None:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from minigrad import ops
 from minigrad.dtype import PRECISION, accumulator
-from minigrad.execution import compute as computing
+from minigrad.execution.compute import compute_with_next
+from minigrad.execution.modes import no_grad
 from minigrad.functions.arguments import (
     as_accumulator,
     as_type,
@@ -31,7 +32,7 @@ from minigrad.functions.manipulation import reshape
 from minigrad.functions.statistical import mean as mean_of
 from minigrad.graph import Node
 from minigrad.nn.arguments import floating, integer, matching
-from minigrad.tensor_base import no_grad, wrap
+from minigrad.tensor_base import wrap
 
 if TYPE_CHECKING:
     from minigrad.functions.arguments import Axis
@@ -187,8 +188,7 @@ def update_running(
         batch = (running_mean, mean), (running_var, var * (n / (n - 1)))
         for running, new in batch:
             new = reshape(new, running.shape).astype(running.dtype)
-            running.assign(running * (1 - momentum) + new * momentum)
-            computing.pending_updates[id(running)] = running
+            compute_with_next(running.assign(running * (1 - momentum) + new * momentum))
 
 
 def layer_norm(

@@ -11,26 +11,22 @@ are tensors that the graph itself advances.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from typing import Any, cast
 
+from minigrad.context import context
 from minigrad.creation import zeros
 from minigrad.device import Device, backend_of
 from minigrad.dtype import DType, float64
-from minigrad.execution import compute as computing
-from minigrad.execution.capture import before_replay
 from minigrad.execution.compute import capturing, evaluate
+from minigrad.execution.modes import no_grad
 from minigrad.graph import Shape, leaf
 from minigrad.interop.encoding import encode
 from minigrad.tensor import Tensor
-from minigrad.tensor_base import no_grad
 
 Group = dict[str, Any]
 State = dict[str, Tensor]
-
-live_optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 
 
 class Optimizer:
@@ -62,7 +58,6 @@ class Optimizer:
             groups = [{"params": groups}]
         for group in groups:
             self.add_param_group(group)
-        live_optimizers.add(self)
 
     @property
     def _name(self) -> str:
@@ -140,8 +135,7 @@ class Optimizer:
         `closure` computes the loss and its gradients first; its result is returned.
         """
         loss = None if closure is None else closure()
-        if computing.on_use is not None:
-            computing.on_use(self)
+        context.observer.used(self, self.refresh_numbers)
         with no_grad():
             self.refresh()
             changed: list[Tensor] = []
@@ -322,14 +316,6 @@ class Optimizer:
             for i, g in enumerate(self.param_groups)
         ]
         return "\n".join([f"{self._name}(", *lines, ")"])
-
-
-def _refresh_all() -> None:
-    for optimizer in list(live_optimizers):
-        optimizer.refresh_numbers()
-
-
-before_replay.append(_refresh_all)
 
 
 def _number(group: Group, name: str) -> float:
