@@ -16,12 +16,14 @@ from minigrad.dtype import float64, int64
 from minigrad.graph import Node, const, iota, topological
 from minigrad.ops.control import variable
 from minigrad.rewrite import RULES, STATEMENTS, Sum, simplify
+from minigrad.rewrite.algebra import MOST_FACTORS
 from minigrad.rewrite.nested_sums import nested
 from minigrad.rewrite.node_builder import NodeBuilder
-from minigrad.rewrite.rules import Parts, by_coefficient
-from minigrad.rewrite.terms import MOST_FACTORS, ONE, Terms, key_of, meant, ratio, times
+from minigrad.rewrite.rules import by_coefficient
+from minigrad.rewrite.sums import MOST_NESTED, Parts
+from minigrad.rewrite.terms import ONE, Terms, key_of, meant, ratio, times
 from minigrad.rewrite.views import refine
-from minigrad.rewrite.walk import MOST_NESTED, Simplifier
+from minigrad.rewrite.walk import Simplifier
 
 FULL = (4, 3, 2)
 Both = tuple[list[float], Terms]  # the left side's values, and the right side
@@ -33,8 +35,8 @@ class Region:
     def __init__(self) -> None:
         self.leaves = Leaves(3)
         full = self.leaves(*FULL).node
-        self.table = NodeBuilder([])
-        self.algebra = Simplifier(self.table, lambda n: False)
+        self.builder = NodeBuilder([])
+        self.algebra = Simplifier(self.builder, lambda n: False)
         self.algebra.run([full], [full])
 
     def leaf(self, *shape: int) -> int:
@@ -45,15 +47,15 @@ class Region:
         return self.algebra.keep(p)
 
     def value(self, p: Terms) -> list[float]:
-        node = self.algebra.lowering.lower_like(p, self.algebra.here)
+        node = self.algebra.writer.lower_like(p, self.algebra.here)
         return evaluate(ops.expand(node, shape=FULL) if node.shape != FULL else node)
 
     def added(self, s: Sum) -> list[float]:
         """A reduction as it stands, with no rule."""
-        node = self.algebra.lowering.lower_like(s.terms, self.algebra.here)
-        node = self.table.expand(node, s.shape)
-        node = self.table.sum(node, [a for a in range(3) if s.axes >> a & 1])
-        return evaluate(self.table.expand(node, FULL))
+        node = self.algebra.writer.lower_like(s.terms, self.algebra.here)
+        node = self.builder.expand(node, s.shape)
+        node = self.builder.sum(node, [a for a in range(3) if s.axes >> a & 1])
+        return evaluate(self.builder.expand(node, FULL))
 
     def combined(self, parts: list[tuple[Terms, Sum | None]]) -> list[float]:
         out = [0.0] * 24
@@ -199,7 +201,7 @@ def numbers(r: Region, p: Terms) -> list[float]:
     for m, k in p.items():
         product = [float(k)] * 24
         for symbol, e in m:
-            values = evaluate(r.table.expand(r.algebra.node[symbol], FULL))
+            values = evaluate(r.builder.expand(r.algebra.node[symbol], FULL))
             product = [a * v**e for a, v in zip(product, values, strict=True)]
         out = [o + v for o, v in zip(out, product, strict=True)]
     return out
@@ -339,8 +341,8 @@ def test_views():
     x = Leaves()(4, 6).node
     fine = ops.reshape(x * 2.0, shape=(4, 2, 3))
     old = [ops.sum_(x * 2.0, axes=(1,)), ops.sum_(fine, axes=(2,))]
-    table = NodeBuilder(topological(old))
-    new, changed = refine(topological(old), old, table)
+    builder = NodeBuilder(topological(old))
+    new, changed = refine(topological(old), old, builder)
     assert changed
     for a, b in zip(old, new, strict=True):
         assert a.shape == b.shape
@@ -457,9 +459,9 @@ def test_a_table_takes_nothing_from_the_process():
     x = Leaves()(2, 2).node
     computed = x * x
     computed.storage = x.storage
-    table = NodeBuilder([x])
-    table.here = x
-    again = table.mul(x, x)
+    builder = NodeBuilder([x])
+    builder.here = x
+    again = builder.mul(x, x)
     assert again is not computed
     assert again.storage is None
     computed.storage = None
@@ -469,14 +471,14 @@ def test_a_variable_is_a_leaf_unless_it_copies_what_needs_a_gradient():
     x = Leaves()(2, 2).node
     for source, merged in ((ops.stop_gradient(x), True), (x, False)):
         roots = [ops.tanh(x), ops.tanh(variable(source))]
-        table = NodeBuilder(topological(roots))
-        out = Simplifier(table, lambda n: True).run(topological(roots), roots)
+        builder = NodeBuilder(topological(roots))
+        out = Simplifier(builder, lambda n: True).run(topological(roots), roots)
         assert (out[0] is out[1]) == merged
 
 
 def test_constants_stay_of_their_dtype():
-    table = NodeBuilder([])
+    builder = NodeBuilder([])
     x = Leaves()(2, 2).node
-    table.here = x
-    assert table.number(2, x).dtype is float64
-    assert table.number(0, const(1, int64, cpu, (2, 2))).inputs[0].attrs["value"] == 0
+    builder.here = x
+    assert builder.number(2, x).dtype is float64
+    assert builder.number(0, const(1, int64, cpu, (2, 2))).inputs[0].attrs["value"] == 0

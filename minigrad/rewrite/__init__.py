@@ -1,11 +1,12 @@
 """Algebraic simplification, graph -> graph: equal values from fewer and earlier reductions.
 
-Each value is held as a sum of products of powers (`terms.py`), each reduction brought to a
-combination of simpler ones by named rules (`rules.py`), in one walk over the graph (`walk.py`), and
-turned into nodes again (`lower.py`). Values are equal in real arithmetic, wherever the unsimplified
-ones are finite. `barrier` stops the algebra; casts, integers and every op that is not arithmetic
-are symbols to it. Only leaves of this graph are read: nothing is looked up in what the process has
-computed otherwise, so the result depends on the structure of the graph and its constants alone.
+Each value is held as a sum of products of powers (`terms.py`, `algebra.py`), each reduction brought
+to a combination of simpler ones (`sums.py`) by named rules (`rules.py`), in one walk over the graph
+(`walk.py`), and turned into nodes again (`to_nodes.py`). `catalogue.py` lists rules of every kind.
+Values are equal in real arithmetic, wherever the unsimplified ones are finite. `barrier` stops the
+algebra; casts, integers and every op that is not arithmetic are symbols to it. Only leaves of this
+graph are read: nothing is looked up in what the process has computed otherwise, so the result
+depends on the structure of the graph and its constants alone.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from typing import Any, NamedTuple
 
 from minigrad.graph import Node, topological
 from minigrad.ops import expand, reshape, sum_
+from minigrad.rewrite.catalogue import CATALOGUE, statements
 from minigrad.rewrite.nested_sums import nested
 from minigrad.rewrite.node_builder import NodeBuilder
-from minigrad.rewrite.rules import RULES, STATEMENTS, Sum
-from minigrad.rewrite.terms import HIDING
+from minigrad.rewrite.rules import RULES
+from minigrad.rewrite.sums import Sum
 from minigrad.rewrite.views import refine
 from minigrad.rewrite.walk import Simplifier
 
 __all__ = [
+    "CATALOGUE",
     "HIDING",
     "RULES",
     "STATEMENTS",
@@ -34,6 +37,9 @@ __all__ = [
     "cost",
     "simplify",
 ]
+
+STATEMENTS = statements()
+HIDING = statements(hiding=True)
 
 # A simplified graph whose reductions read more than this much of what they did is not worth it.
 MOST_READS = 1.3
@@ -75,22 +81,22 @@ class Rewriting:
         if given is None:
             given = {n.id for n in nodes if n.derivative_order == 0}
         self.off = frozenset(off)
-        self.table = NodeBuilder(nodes)
+        self.builder = NodeBuilder(nodes)
         self._first = frozenset(given) if len(given) < len(nodes) else frozenset()
         self.fine, self.refined = list(roots), {}
         if "views" not in off:
-            self.fine, self.refined = refine(nodes, roots, self.table)
-        self.nodes = _in_order(self.fine, self.table)
+            self.fine, self.refined = refine(nodes, roots, self.builder)
+        self.nodes = _in_order(self.fine, self.builder)
         self._walkers: list[Simplifier] = []
         self.walker = self._walker(())
 
     def _walker(self, known: Collection[int], record: Any = None) -> Simplifier:
-        first, origin = self._first, self.table.origin
+        first, origin = self._first, self.builder.origin
 
         def early(n: Node) -> bool:
             return not first or origin.get(n.id, n.id) in first
 
-        walker = Simplifier(self.table, early, known, self.off, record)
+        walker = Simplifier(self.builder, early, known, self.off, record)
         self._walkers.append(walker)
         return walker
 
@@ -103,7 +109,7 @@ class Rewriting:
         """The simplified roots."""
         out = self._run_walker()
         if self.walker.has_second_thoughts():
-            self.walker = self._walker(frozenset(self.walker.made))
+            self.walker = self._walker(frozenset(self.walker.new_reductions))
             out = self._run_walker()
         return out
 
@@ -118,20 +124,20 @@ class Rewriting:
 
     def _run_walker(self) -> list[Node]:
         out = self.walker.run(self.nodes, self.fine)
-        return nested(out, self.table) if "nested sums" not in self.off else out
+        return nested(out, self.builder) if "nested sums" not in self.off else out
 
 
-def _in_order(roots: Sequence[Node], table: NodeBuilder) -> list[Node]:
+def _in_order(roots: Sequence[Node], builder: NodeBuilder) -> list[Node]:
     """The graph in the order in which it was first built. See [Note: one pass].
 
     Leaves, constants and views come where they are first used: a view of a parameter may be left
     over from an earlier build, and results are not to depend on history.
     """
     nodes = topological(roots, stop=_is_stored)
-    if table.origin:
+    if builder.origin:
         place: dict[int, int] = {}
         for n in nodes:  # a node that was made for an early one may read one that was built late
-            own = table.origin.get(n.id, n.id)
+            own = builder.origin.get(n.id, n.id)
             place[n.id] = max([own, *[place[i.id] for i in n.inputs if i.id in place]])
         nodes.sort(key=lambda n: (place[n.id], n.id))
     out: dict[int, Node] = {}

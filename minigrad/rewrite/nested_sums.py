@@ -6,48 +6,57 @@ from collections.abc import Sequence
 
 from minigrad.graph import Node, topological
 from minigrad.ops import sum_
+from minigrad.rewrite.catalogue import named
 from minigrad.rewrite.node_builder import NodeBuilder
 
 Axes = frozenset[int]
+Key = tuple[int, Axes]  # of a reduction: the id of what it reads, and over what
 
 
-def nested(roots: Sequence[Node], table: NodeBuilder) -> list[Node]:
-    """Rule "nested sums": sum over A and B = sum over A of (sum over B), where that is wanted too.
+@named(
+    "nested sums",
+    "sum over A and B = sum over A of (sum over B), where sum over B is wanted too",
+    kind="graph",
+)
+def nested(roots: Sequence[Node], builder: NodeBuilder) -> list[Node]:
+    """Where the axes of two sums only overlap, both are taken from the sum over what they share.
 
-    Where the axes of two sums of one value only overlap, both are taken from the sum over what they
-    share. Changes the order of addition, to one nearer pairwise.
+    Changes the order of addition, to one nearer pairwise.
     """
     order = topological(roots, stop=lambda n: n.storage is not None)
-    wanted: dict[int, list[Axes]] = {}
-    for n in order:
-        if n.op is sum_ and n.storage is None and n.dtype.is_floating:
-            wanted.setdefault(n.inputs[0].id, []).append(frozenset(n.attrs["axes"]))
-    inner: dict[tuple[int, Axes], Axes] = {}
-    for x, sets in wanted.items():
-        if len(sets) > 1:
-            for axes in sets:
-                part = _inner(axes, sets)
-                if part:
-                    inner[x, axes] = part
-    if not inner:
+    first = _taken_first([n for n in order if n.op is sum_ and n.storage is None])
+    if not first:
         return list(roots)
     new: dict[int, Node] = {}
 
     def total(x: Node, axes: Axes) -> Node:
-        part = inner.get((x.id, axes))
-        if part:
-            return table.sum(total(x, part), axes - part)
-        return table.sum(new[x.id], axes)
+        part = first.get((x.id, axes))
+        return builder.sum(total(x, part), axes - part) if part else builder.sum(new[x.id], axes)
 
     for n in order:
-        table.here = n
-        if n.op is sum_ and (n.inputs[0].id, frozenset(n.attrs["axes"])) in inner:
-            new[n.id] = total(n.inputs[0], frozenset(n.attrs["axes"]))
+        builder.here = n
+        if n.op is sum_ and _key(n) in first:
+            new[n.id] = total(n.inputs[0], _key(n)[1])
         elif n.storage is not None or all(new[i.id] is i for i in n.inputs):
             new[n.id] = n
         else:
-            new[n.id] = table.make(n.op, [new[i.id] for i in n.inputs], n.attrs)
+            new[n.id] = builder.make(n.op, [new[i.id] for i in n.inputs], n.attrs)
     return [new[r.id] for r in roots]
+
+
+def _key(n: Node) -> Key:
+    return n.inputs[0].id, frozenset(n.attrs["axes"])
+
+
+def _taken_first(sums: Sequence[Node]) -> dict[Key, Axes]:
+    """The axes over which some reductions have another one taken first."""
+    wanted: dict[int, list[Axes]] = {}
+    for n in sums:
+        if n.dtype.is_floating:
+            x, axes = _key(n)
+            wanted.setdefault(x, []).append(axes)
+    found = {(x, axes): _inner(axes, sets) for x, sets in wanted.items() for axes in sets}
+    return {key: inner for key, inner in found.items() if inner}
 
 
 def _inner(axes: Axes, sets: Sequence[Axes]) -> Axes:

@@ -3,91 +3,41 @@
 Each takes a `Sum` and gives a combination of simpler ones, [(terms, Sum or None), ...] for the sum
 of terms * Sum, or None where it does not apply. It reads the algebra and changes nothing else, so
 it is tested by evaluating both sides. None of them knows a layer. They are tried in the order of
-this file; see [Note: termination] in `walk.py`.
+this file; see [Note: termination] in `sums.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import chain
+from typing import Any
 
-from minigrad.graph import Node, iota_op
-from minigrad.ops import equal, expand, reshape
-from minigrad.rewrite.terms import HIDING, LATE, ONE, Monomial, Terms, exact, key_of, times, without
-
-if TYPE_CHECKING:
-    from minigrad.rewrite.walk import Simplifier
+from minigrad.rewrite.algebra import LATE
+from minigrad.rewrite.catalogue import CATALOGUE, named
+from minigrad.rewrite.one_hot import in_range
+from minigrad.rewrite.sums import Parts, Reductions, Rule, Sum
+from minigrad.rewrite.terms import ONE, Coefficient, Monomial, Terms, exact, summed, times, without
 
 # A trial may try this many further openings inside itself: trials that nest cost a power of depth.
 DEEPEST_TRIAL = 1
 
-STATEMENTS = {  # rules that live in the arithmetic of terms, and those on whole graphs
-    "powers": "x^p * x^q = x^(p+q)",
-    "like terms": "a*x + b*x = (a+b)*x",
-    "multiply out": "k*(a + b) = k*a + k*b",
-    "collect": "k*a + k*b = k*(a+b), where a+b is already a value of the graph",
-    "same value": "equal expressions are one node",
-    "views": "x.reshape(...) is x: sums are written over the finest axes that the graph uses",
-    "nested sums": "sum over A and B = sum over A of (sum over B), where sum over B is wanted too",
-    **HIDING,
-}
-
-
-class Sum(NamedTuple):
-    """The sum of terms over the axes of a bit mask, in a region of the given shape."""
-
-    terms: Terms
-    axes: int
-    shape: tuple[int, ...]
-
-    @property
-    def key(self) -> Any:
-        """Equal for equal sums."""
-        extents = tuple([n for a, n in enumerate(self.shape) if self.axes >> a & 1])
-        return key_of(self.terms), self.axes, extents
-
-    @property
-    def count(self) -> int:
-        """How many elements are added up."""
-        return prod([n for a, n in enumerate(self.shape) if self.axes >> a & 1])
-
-    def of(self, terms: Terms) -> Sum:
-        """Other terms over the same axes."""
-        return Sum(terms, self.axes, self.shape)
-
-    def over(self, axes: int) -> Sum:
-        """The same terms over other axes."""
-        return Sum(self.terms, axes, self.shape)
-
-
-Parts = list[tuple[Terms, Sum | None]]
-Rule = Callable[["Simplifier", Sum], Parts | None]
-RULES: dict[str, Rule] = {}  # in the order they are tried
-
 
 def rule(name: str, statement: str) -> Callable[[Rule], Rule]:
     """Register a rule for reductions."""
-
-    def register(function: Rule) -> Rule:
-        STATEMENTS[name] = statement
-        RULES[name] = function
-        return function
-
-    return register
+    return named(name, statement, kind="reduction")
 
 
-def invariant_part(a: Simplifier, m: Monomial, axes: int) -> Monomial:
+def invariant_part(a: Reductions, m: Monomial, axes: int) -> Monomial:
     """The factors of a monomial that do not vary along the axes."""
     return tuple([f for f in m if not a.mask[f[0]] & axes])
 
 
-def varying_part(a: Simplifier, m: Monomial, axes: int) -> Monomial:
+def varying_part(a: Reductions, m: Monomial, axes: int) -> Monomial:
     """The factors of a monomial that vary along the axes."""
     return tuple([f for f in m if a.mask[f[0]] & axes])
 
 
-def by_coefficient(a: Simplifier, s: Sum) -> dict[Monomial, Terms]:
+def by_coefficient(a: Reductions, s: Sum) -> dict[Monomial, Terms]:
     """{invariant factors: {the rest: number}}. A term that does not vary at all is a rest of 1."""
     groups: dict[Monomial, Terms] = {}
     for m, k in s.terms.items():
@@ -97,7 +47,7 @@ def by_coefficient(a: Simplifier, s: Sum) -> dict[Monomial, Terms]:
 
 
 @rule("zero", "sum(0) = 0; a sum over no axes is the value itself")
-def zero(a: Simplifier, s: Sum) -> Parts | None:
+def zero(a: Reductions, s: Sum) -> Parts | None:
     """Exact. Axes of extent 1 are no axes."""
     if not s.terms:
         return []
@@ -108,7 +58,7 @@ def zero(a: Simplifier, s: Sum) -> Parts | None:
 
 
 @rule("open centre", "sum(w*(x - k)) = sum(w*x) - k*sum(w)")
-def open_centre(a: Simplifier, s: Sum) -> Parts | None:
+def open_centre(a: Reductions, s: Sum) -> Parts | None:
     """Where k is a reduction of the backward that w and x did not wait for, if affordable.
 
     One pass over the data does instead of two. Loses log10(abs(mean) / std) digits of a covariance
@@ -116,32 +66,30 @@ def open_centre(a: Simplifier, s: Sum) -> Parts | None:
     """
     if a.trial >= DEEPEST_TRIAL:
         return None
-    opened: Terms = {}
-    hit = False
-    for m, k in s.terms.items():
-        late = next((i for i, e in m if e == 1 and _opens_late(a, m, i)), None)
-        parts: Terms = {m: k}
-        if late is not None:
-            form, rest, hit = a.form[late], without(m, late), True
-            assert form is not None
-            parts = {}
-            for n, c in form.items():
-                n = a.times(rest, n)
-                parts[n] = exact(parts.get(n, 0) + k * c)
-        for n, c in parts.items():
-            opened[n] = exact(opened.get(n, 0) + c)
-    opened = a.without_zeros(opened)
-    if hit and len(by_coefficient(a, s.of(opened))) > len(by_coefficient(a, s)):
-        return a.if_affordable(s, [(ONE, s.of(opened))])
+    late = {m: i for m in s.terms for i, e in m[::-1] if e == 1 and _opens_late(a, m, i)}
+    if not late:
+        return None
+    rows = [_replaced(a, m, k, late[m]) if m in late else [(m, k)] for m, k in s.terms.items()]
+    opened = s.of(a.without_zeros(summed(chain.from_iterable(rows))))
+    if len(by_coefficient(a, opened)) > len(by_coefficient(a, s)):
+        return a.if_affordable(s, [(ONE, opened)])
     return None
 
 
-def _opens_late(a: Simplifier, m: Monomial, symbol: int) -> bool:
+def _opens_late(a: Reductions, m: Monomial, symbol: int) -> bool:
     return a.kind[symbol] == LATE and a.waits[symbol] > a.wait(without(m, symbol))
 
 
+def _replaced(
+    a: Reductions, m: Monomial, k: Coefficient, symbol: int
+) -> list[tuple[Monomial, Coefficient]]:
+    """The terms of k*m with a kept sum in it opened."""
+    rest = without(m, symbol)
+    return [(a.times(rest, n), exact(k * c)) for n, c in a.opened(symbol).items()]
+
+
 @rule("linearity", "sum(k*a + l*b) = sum(k*a) + sum(l*b)")
-def linearity(a: Simplifier, s: Sum) -> Parts | None:
+def linearity(a: Reductions, s: Sum) -> Parts | None:
     """Where the invariant factors k and l differ, if affordable. Changes the order of addition."""
     if len(s.terms) == 1:
         return None
@@ -164,7 +112,7 @@ def linearity(a: Simplifier, s: Sum) -> Parts | None:
 
 
 @rule("split", "sum over A and B = sum over A of (sum over B)")
-def split(a: Simplifier, s: Sum) -> Parts | None:
+def split(a: Reductions, s: Sum) -> Parts | None:
     """Where fewer factors vary along B: they are summed first, and the others stay out of it.
 
     Changes the order of addition, to one nearer pairwise.
@@ -185,7 +133,7 @@ def split(a: Simplifier, s: Sum) -> Parts | None:
 
 
 @rule("count", "sum(k) = m*k")
-def count(a: Simplifier, s: Sum) -> Parts | None:
+def count(a: Reductions, s: Sum) -> Parts | None:
     """Where nothing varies along the axes, m elements. Exact instead of m additions."""
     if len(s.terms) == 1:
         ((m, k),) = s.terms.items()
@@ -195,7 +143,7 @@ def count(a: Simplifier, s: Sum) -> Parts | None:
 
 
 @rule("invariant factor", "sum(k*a) = k*sum(a)")
-def invariant_factor(a: Simplifier, s: Sum) -> Parts | None:
+def invariant_factor(a: Reductions, s: Sum) -> Parts | None:
     """Where k does not vary along the axes. sum(a) may overflow where sum(k*a) did not."""
     terms = a.whole(s.terms) if len(s.terms) > 1 else s.terms
     ((m, k),) = terms.items()
@@ -206,7 +154,7 @@ def invariant_factor(a: Simplifier, s: Sum) -> Parts | None:
 
 
 @rule("open", "sum(w*(k*a + l*b)) = k*sum(w*a) + l*sum(w*b)")
-def open_(a: Simplifier, s: Sum) -> Parts | None:
+def open_(a: Reductions, s: Sum) -> Parts | None:
     """Takes a kept sum apart, if affordable; a centre only if at most one reduction is left.
 
     Then nothing is subtracted at run time: sum(x - mean) = 0, sum((x - mean)*(u - k)) =
@@ -216,10 +164,9 @@ def open_(a: Simplifier, s: Sum) -> Parts | None:
         return None
     ((m, k),) = s.terms.items()
     for symbol, e in reversed(m):
-        form = a.form[symbol]
-        if not form or e != 1 or (a.trial >= DEEPEST_TRIAL and len(m) > 1):
+        if not a.form[symbol] or e != 1 or (a.trial >= DEEPEST_TRIAL and len(m) > 1):
             continue
-        opened = s.of({a.times(without(m, symbol), n): exact(k * c) for n, c in form.items()})
+        opened = s.of(dict(_replaced(a, m, k, symbol)))
         if len(by_coefficient(a, opened)) == 1 or opened.key in a.busy:
             continue
         most = 1 if a.kind[symbol] else None
@@ -230,7 +177,7 @@ def open_(a: Simplifier, s: Sum) -> Parts | None:
 
 
 @rule("one sum", "sum over A of (sum over B) = sum over A and B")
-def one_sum(a: Simplifier, s: Sum) -> Parts | None:
+def one_sum(a: Reductions, s: Sum) -> Parts | None:
     """Where every factor varies along all of A and B, so that "split" cannot apply again.
 
     Changes the order of addition.
@@ -244,46 +191,23 @@ def one_sum(a: Simplifier, s: Sum) -> Parts | None:
 
 
 @rule("one-hot", "sum over j of [n == j] = [0 <= n < number of classes]")
-def one_hot(a: Simplifier, s: Sum) -> Parts | None:
+def one_hot(a: Reductions, s: Sum) -> Parts | None:
     """The entries of a one-hot row add up to 1, or to 0 for a label that is out of range. Exact."""
     classes = _alone(s, a.indicators)
     if classes is None:
         return None
-    parts = a.in_range(classes, s)
+    parts = in_range(a, classes, s)
     return None if parts is None else [parts]
 
 
-def _alone(s: Sum, table: dict[int, Any]) -> Any:
+def _alone(s: Sum, known: dict[int, Any]) -> Any:
     """The entry of the symbol that is summed, if it is a symbol alone."""
     if len(s.terms) > 1:
         return None
     ((m, k),) = s.terms.items()
-    return table.get(m[0][0]) if len(m) == 1 and m[0][1] == 1 and k == 1 else None
+    return known.get(m[0][0]) if len(m) == 1 and m[0][1] == 1 and k == 1 else None
 
 
-def labels_and_axis(condition: Node) -> tuple[Node, int] | None:
-    """For labels == iota along one axis, both broadcast: the labels (not broadcast), the axis."""
-    if condition.op is not equal or condition.storage is not None:
-        return None
-    for labels, numbers in (condition.inputs, condition.inputs[::-1]):
-        axis = _counted_axis(numbers)
-        labels = _narrow(labels)
-        if axis is not None and labels.shape[axis] == 1:
-            return labels, axis
-    return None
-
-
-def _narrow(x: Node) -> Node:
-    """What a broadcast repeats."""
-    while x.op is expand and x.storage is None:
-        x = x.inputs[0]
-    return x
-
-
-def _counted_axis(x: Node) -> int | None:
-    """The axis along which x counts 0, 1, 2, ... and the only one along which it varies."""
-    x = _narrow(x)
-    long = [axis for axis, n in enumerate(x.shape) if n != 1]
-    while x.op is reshape and x.storage is None:
-        x = x.inputs[0]
-    return long[0] if x.op is iota_op and len(long) == 1 else None
+RULES: dict[str, Rule] = {  # in the order they are tried
+    name: entry.home for name, entry in CATALOGUE.items() if entry.kind == "reduction"
+}

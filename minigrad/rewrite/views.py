@@ -3,7 +3,7 @@
 x.reshape(n, g, k, h, w) and x are one array; a sum over (n, h, w) of the one and a sum over
 (k, h, w) of the other can share work only if both are written over the same axes. Afterwards such
 reshapes stand only at the border of an elementwise region. Reshapes that only insert or drop axes
-of extent 1 are left to the terms (`Simplifier.reframed`).
+of extent 1 are left to the terms (`AxisChange`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from math import prod
 from minigrad.graph import Node, Shape
 from minigrad.ops import expand, reshape, sum_
 from minigrad.ops.shapes import common_refinement
+from minigrad.rewrite.catalogue import named
 from minigrad.rewrite.node_builder import NodeBuilder
 
 Split = tuple[Shape, ...]  # for each axis of a node, the extents it is worked on with
@@ -81,19 +82,19 @@ def _common(a: Split, b: Split) -> Split | None:
 
 
 class _Refinement:
-    def __init__(self, view: dict[Shape, Split], table: NodeBuilder):
-        self.view, self.table = view, table
+    def __init__(self, view: dict[Shape, Split], builder: NodeBuilder):
+        self.view, self.builder = view, builder
         # Of each node: what it is worked on as, and that one's extents for each of its axes.
         self.new: dict[int, tuple[Node, Split]] = {}
 
     def unrefined(self, n: Node) -> Node:
         """A node in its own shape."""
-        return self.table.reshape(self.new[n.id][0], n.shape)
+        return self.builder.reshape(self.new[n.id][0], n.shape)
 
     def lifted(self, node: Node, split: Split, goal: Split) -> Node:
         """The same elements over the finer axes of `goal`, or 1s where there is one element."""
         parts = ((1,) * len(q) if prod(p) == 1 else q for p, q in zip(split, goal, strict=True))
-        return self.table.reshape(node, _flat(tuple(parts)))
+        return self.builder.reshape(node, _flat(tuple(parts)))
 
     def visit(self, n: Node) -> tuple[Node, Split]:
         if n.storage is None:
@@ -106,9 +107,9 @@ class _Refinement:
                 return found
         opaque = n
         if n.inputs and n.storage is None:
-            opaque = self.table.make(n.op, [self.unrefined(i) for i in n.inputs], n.attrs)
+            opaque = self.builder.make(n.op, [self.unrefined(i) for i in n.inputs], n.attrs)
         split = self.view.get(n.shape, _plain(n.shape))
-        return self.table.reshape(opaque, _flat(split)), split
+        return self.builder.reshape(opaque, _flat(split)), split
 
     def _elementwise(self, n: Node) -> tuple[Node, Split] | None:
         splits = [self.new[i.id][1] for i in n.inputs]
@@ -125,14 +126,14 @@ class _Refinement:
             if s != goal:
                 node = self.lifted(node, s, goal)
             inputs.append(node)
-        return self.table.make(n.op, inputs, n.attrs), goal
+        return self.builder.make(n.op, inputs, n.attrs), goal
 
     def _expand(self, n: Node) -> tuple[Node, Split] | None:
         node, s = self.new[n.inputs[0].id]
         goal = _common(s, self.view.get(n.shape, _plain(n.shape)))
         if goal is None:
             return None
-        return self.table.expand(self.lifted(node, s, goal), _flat(goal)), goal
+        return self.builder.expand(self.lifted(node, s, goal), _flat(goal)), goal
 
     def _sum(self, n: Node) -> tuple[Node, Split]:
         node, s = self.new[n.inputs[0].id]
@@ -143,7 +144,7 @@ class _Refinement:
                 axes.extend(range(first, first + len(group)))
             first += len(group)
         split = tuple((1,) * len(g) if axis in n.attrs["axes"] else g for axis, g in enumerate(s))
-        return self.table.sum(node, axes), split
+        return self.builder.sum(node, axes), split
 
     def _reshape(self, n: Node) -> tuple[Node, Split] | None:
         node, s = self.new[n.inputs[0].id]
@@ -151,11 +152,16 @@ class _Refinement:
         if parts is None:
             return None
         split = split_axes(parts, n.shape)
-        return self.table.reshape(node, _flat(split)), split
+        return self.builder.reshape(node, _flat(split)), split
 
 
+@named(
+    "views",
+    "x.reshape(...) is x: sums are written over the finest axes that the graph uses",
+    kind="graph",
+)
 def refine(
-    nodes: Sequence[Node], roots: Sequence[Node], table: NodeBuilder
+    nodes: Sequence[Node], roots: Sequence[Node], builder: NodeBuilder
 ) -> tuple[list[Node], dict[int, Node]]:
     """The roots over the finest axes that the graph uses, and the changed nodes by old id.
 
@@ -165,9 +171,9 @@ def refine(
     view = _finer_shapes(nodes)
     if not view:
         return list(roots), {}
-    refinement = _Refinement(view, table)
+    refinement = _Refinement(view, builder)
     for n in nodes:
-        table.here = n
+        builder.here = n
         refinement.new[n.id] = refinement.visit(n)
     changed = {n.id: refinement.new[n.id][0] for n in nodes}
     return [refinement.unrefined(r) for r in roots], changed
