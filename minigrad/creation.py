@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minigrad import ops
 from minigrad.device import Device, as_device, backend_of, computes, cpu
@@ -17,6 +16,9 @@ from minigrad.interop.encoding import encode
 from minigrad.ops.control import stop_gradient
 from minigrad.tensor import Tensor
 from minigrad.tensor_base import TensorBase, wrap
+
+if TYPE_CHECKING:
+    from minigrad.functions.arguments import DTypeLike, Extents, Place
 
 __all__ = [
     "arange",
@@ -39,10 +41,7 @@ _NESTED = (list, tuple, range)
 
 
 def tensor(
-    data: Any,
-    dtype: DType | str | None = None,
-    device: Device | str | None = None,
-    requires_grad: bool = False,
+    data: Any, dtype: DTypeLike | None = None, device: Place = None, requires_grad: bool = False
 ) -> Tensor:
     """A new tensor with a copy of `data`.
 
@@ -65,10 +64,7 @@ def tensor(
 
 
 def asarray(
-    obj: Any,
-    dtype: DType | str | None = None,
-    device: Device | str | None = None,
-    copy: bool | None = None,
+    obj: Any, dtype: DTypeLike | None = None, device: Place = None, copy: bool | None = None
 ) -> Tensor:
     """`obj` as a tensor, sharing its memory where that is possible.
 
@@ -87,7 +83,7 @@ def asarray(
     return wrap(_node_from("asarray", obj, dtype, device, copy))
 
 
-def from_dlpack(x: Any, device: Device | str | None = None, copy: bool | None = None) -> Tensor:
+def from_dlpack(x: Any, device: Place = None, copy: bool | None = None) -> Tensor:
     """The tensor that another library exports through DLPack, sharing its memory where possible."""
     if isinstance(x, Tensor):
         return asarray(x, device=device, copy=copy)
@@ -97,16 +93,12 @@ def from_dlpack(x: Any, device: Device | str | None = None, copy: bool | None = 
     return _moved(wrap(node), device)
 
 
-def _moved(x: Tensor, device: Device | str | None) -> Tensor:
+def _moved(x: Tensor, device: Place) -> Tensor:
     return x if device is None else x.to(device)
 
 
 def _node_from(
-    caller: str,
-    data: Any,
-    dtype: DType | str | None,
-    device: Device | str | None,
-    copy: bool | None,
+    caller: str, data: Any, dtype: DTypeLike | None, device: Place, copy: bool | None
 ) -> Node:
     from minigrad.interop import arrays
 
@@ -143,7 +135,7 @@ def _refuse_copy(caller: str, copy: bool | None, change: str) -> None:
         raise ValueError(f"{caller}: expected no copy to be needed, got {change}. Pass copy=None.")
 
 
-def _usable(device: Device | str | None) -> Device:
+def _usable(device: Place) -> Device:
     """The device, once its backend is known to work here."""
     found = as_device(device)
     backend_of(found)
@@ -245,10 +237,10 @@ def _place(position: int, shape: list[int]) -> str:
 
 
 def full(
-    shape: int | Sequence[int],
+    shape: Extents,
     fill_value: Number,
-    dtype: DType | str | None = None,
-    device: Device | str | None = None,
+    dtype: DTypeLike | None = None,
+    device: Place = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """`fill_value` everywhere; the dtype is by default that of the number."""
@@ -260,61 +252,42 @@ def full(
 
 
 def zeros(
-    shape: int | Sequence[int],
-    dtype: DType | str = float32,
-    device: Device | str | None = None,
-    requires_grad: bool = False,
+    shape: Extents, dtype: DTypeLike = float32, device: Place = None, requires_grad: bool = False
 ) -> Tensor:
     """0 everywhere."""
     return full(shape, 0, dtype, device, requires_grad)
 
 
 def ones(
-    shape: int | Sequence[int],
-    dtype: DType | str = float32,
-    device: Device | str | None = None,
-    requires_grad: bool = False,
+    shape: Extents, dtype: DTypeLike = float32, device: Place = None, requires_grad: bool = False
 ) -> Tensor:
     """1 everywhere."""
     return full(shape, 1, dtype, device, requires_grad)
 
 
-def empty(
-    shape: int | Sequence[int],
-    dtype: DType | str = float32,
-    device: Device | str | None = None,
-) -> Tensor:
+def empty(shape: Extents, dtype: DTypeLike = float32, device: Place = None) -> Tensor:
     """Some values: zeros. Lazy tensors have no memory that could be left as it was."""
     return full(shape, 0, dtype, device)
 
 
 def full_like(
-    x: Tensor,
-    fill_value: Number,
-    dtype: DType | str | None = None,
-    device: Device | str | None = None,
+    x: Tensor, fill_value: Number, dtype: DTypeLike | None = None, device: Place = None
 ) -> Tensor:
     """`fill_value` everywhere, with the shape, dtype and device of `x`."""
     return full(x.shape, fill_value, x.dtype if dtype is None else dtype, device or x.device)
 
 
-def zeros_like(
-    x: Tensor, dtype: DType | str | None = None, device: Device | str | None = None
-) -> Tensor:
+def zeros_like(x: Tensor, dtype: DTypeLike | None = None, device: Place = None) -> Tensor:
     """0 everywhere, with the shape, dtype and device of `x`."""
     return full_like(x, 0, dtype, device)
 
 
-def ones_like(
-    x: Tensor, dtype: DType | str | None = None, device: Device | str | None = None
-) -> Tensor:
+def ones_like(x: Tensor, dtype: DTypeLike | None = None, device: Place = None) -> Tensor:
     """1 everywhere, with the shape, dtype and device of `x`."""
     return full_like(x, 1, dtype, device)
 
 
-def empty_like(
-    x: Tensor, dtype: DType | str | None = None, device: Device | str | None = None
-) -> Tensor:
+def empty_like(x: Tensor, dtype: DTypeLike | None = None, device: Place = None) -> Tensor:
     """Some values (zeros), with the shape, dtype and device of `x`."""
     return full_like(x, 0, dtype, device)
 
@@ -323,8 +296,8 @@ def arange(
     start: Number,
     stop: Number | None = None,
     step: Number = 1,
-    dtype: DType | str | None = None,
-    device: Device | str | None = None,
+    dtype: DTypeLike | None = None,
+    device: Place = None,
 ) -> Tensor:
     """start, start + step, ... up to but without `stop`; `arange(n)` counts from 0."""
     first, last, by = (
@@ -353,8 +326,8 @@ def linspace(
     start: float,
     stop: float,
     num: int,
-    dtype: DType | str = float32,
-    device: Device | str | None = None,
+    dtype: DTypeLike = float32,
+    device: Place = None,
     endpoint: bool = True,
 ) -> Tensor:
     """`num` evenly spaced numbers from `start` to `stop`, the last one only with `endpoint`."""
@@ -373,8 +346,8 @@ def eye(
     n_rows: int,
     n_cols: int | None = None,
     k: int = 0,
-    dtype: DType | str = float32,
-    device: Device | str | None = None,
+    dtype: DTypeLike = float32,
+    device: Place = None,
 ) -> Tensor:
     """1 on diagonal `k` and 0 elsewhere."""
     shape = as_shape("eye", (n_rows, n_rows if n_cols is None else n_cols))

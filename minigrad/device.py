@@ -21,14 +21,7 @@ if TYPE_CHECKING:  # where the type checker holds both to the contract
 
     _platforms: tuple[Platform, ...] = (_cpu, _cuda)
 
-__all__ = [
-    "Device",
-    "cpu",
-    "cuda",
-    "default_device",
-    "devices",
-    "set_default_device",
-]
+__all__ = ["Device", "cpu", "cuda", "default_device", "devices", "set_default_device"]
 
 
 @dataclass(frozen=True)

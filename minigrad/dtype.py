@@ -7,16 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = [
-    "DType",
-    "bfloat16",
-    "float16",
-    "float32",
-    "float64",
-    "int32",
-    "int64",
-    "uint8",
-]
+__all__ = ["DType", "bfloat16", "float16", "float32", "float64", "int32", "int64", "uint8"]
 
 
 @dataclass(frozen=True)

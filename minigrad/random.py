@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from minigrad import ops
@@ -34,10 +33,8 @@ from minigrad.graph import Node, Shape, leaf, like
 from minigrad.tensor_base import TensorBase, wrap
 
 if TYPE_CHECKING:
+    from minigrad.functions.arguments import DTypeLike, Extents, Place
     from minigrad.tensor import Tensor
-
-    Extents = int | Sequence[int]
-    Place = Device | str | None
 
 
 class Generator:
@@ -137,7 +134,7 @@ def uniform(
     shape: Extents = (),
     low: float = 0.0,
     high: float = 1.0,
-    dtype: DType | str = float32,
+    dtype: DTypeLike = float32,
     device: Place = None,
     generator: Generator | None = None,
 ) -> Tensor:
@@ -159,7 +156,7 @@ def normal(
     shape: Extents = (),
     mean: float = 0.0,
     std: float = 1.0,
-    dtype: DType | str = float32,
+    dtype: DTypeLike = float32,
     device: Place = None,
     generator: Generator | None = None,
 ) -> Tensor:
@@ -179,7 +176,7 @@ def randint(
     low: int,
     high: int,
     shape: Extents = (),
-    dtype: DType | str = int64,
+    dtype: DTypeLike = int64,
     device: Place = None,
     generator: Generator | None = None,
 ) -> Tensor:
@@ -199,7 +196,7 @@ def randint(
 def bernoulli(
     shape: Extents = (),
     p: float | Tensor = 0.5,
-    dtype: DType | str = bool_,
+    dtype: DTypeLike = bool_,
     device: Place = None,
     generator: Generator | None = None,
 ) -> Tensor:
@@ -257,7 +254,7 @@ def _unit(shape: Shape, dtype: DType, device: Device, generator: Generator | Non
     return high + ops.cast(low, dtype=float64) * 2.0**-53
 
 
-def _floating(caller: str, dtype: DType | str) -> DType:
+def _floating(caller: str, dtype: DTypeLike) -> DType:
     target = as_dtype(dtype, f"{caller}: dtype")
     if not target.is_floating:
         raise TypeError(f"{caller}: expected a floating dtype, got {target.name}.")

@@ -153,7 +153,7 @@ class Tensor(
             gradient: the cotangent, of self's shape; may be left out when self is one element.
             create_graph: keep the gradients differentiable.
         """
-        from minigrad.differentiate import backward
+        from minigrad.differentiate.tensors import backward
 
         backward(self, gradient, create_graph)
 

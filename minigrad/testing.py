@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from minigrad.creation import tensor
-from minigrad.differentiate import tree_leaves, tree_rebuilt, vjp
+from minigrad.differentiate import vjp
 from minigrad.dtype import float64
 from minigrad.errors import GradientError
 from minigrad.execution.compute import evaluate
 from minigrad.tensor import Tensor
+from minigrad.trees import tree_leaves, tree_rebuilt
 
 __all__ = ["gradcheck"]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
+Tree = Any
+
 
 def tree_leaves(tree: Any) -> list[Any]:
     """What a tree holds, in order."""

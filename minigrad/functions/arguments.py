@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     Operand = Tensor | Number
     Axis = int | Sequence[int] | None
+    Extents = int | Sequence[int]
+    DTypeLike = DType | str
+    Place = Device | str | None
 
 _RANGES = {"uint8": (0, 2**8 - 1), "int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
 

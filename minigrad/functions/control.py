@@ -13,11 +13,7 @@ from minigrad.tensor_base import TensorBase, wrap
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
-__all__ = [
-    "barrier",
-    "checkpoint",
-    "stop_gradient",
-]
+__all__ = ["barrier", "checkpoint", "stop_gradient"]
 
 
 def stop_gradient(x: Tensor) -> Tensor:

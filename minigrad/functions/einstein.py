@@ -14,9 +14,7 @@ from minigrad.tensor_base import wrap
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
-__all__ = [
-    "einsum",
-]
+__all__ = ["einsum"]
 
 Labels = list[str]
 
@@ -54,30 +52,31 @@ def _parse(equation: str, nodes: list[Node]) -> tuple[list[Labels], Labels]:
         raise ValueError(
             f"einsum: expected {len(texts)} operands for {equation!r}, got {len(nodes)}."
         )
-    hidden = 0
-    terms = []
-    for text, n in zip(texts, nodes, strict=True):
-        before, dots, after = text.partition("...")
-        rest = n.ndim - len(before) - len(after)
-        if not all(c.isalpha() for c in before + after) or rest < 0 or (rest and not dots):
-            raise ValueError(
-                f"einsum: expected one letter for each axis of shape {n.shape}, got {text!r} in "
-                f"{equation!r}."
-            )
-        terms.append([*before, *(str(rest - 1 - i) for i in range(rest)), *after])
-        hidden = max(hidden, rest)
-    leading = [str(hidden - 1 - i) for i in range(hidden)]
+    terms = [_labels(equation, text, n) for text, n in zip(texts, nodes, strict=True)]
+    known = {label for term in terms for label in term}
+    leading = sorted((label for label in known if label.isdigit()), key=int, reverse=True)
     if not arrow:
-        named = [label for t in terms for label in t if label.isalpha()]
+        named = [label for term in terms for label in term if label.isalpha()]
         return terms, [*leading, *sorted(c for c in set(named) if named.count(c) == 1)]
     before, dots, after = result.partition("...")
     output = [*before, *(leading if dots else []), *after]
-    known = {label for t in terms for label in t}
     if len(set(output)) != len(output) or not set(output) <= known:
         raise ValueError(
             f"einsum: expected distinct labels of the operands after '->', got {equation!r}."
         )
     return terms, output
+
+
+def _labels(equation: str, text: str, x: Node) -> Labels:
+    """The labels of one operand's axes; those of "..." are numbered from the right."""
+    before, dots, after = text.partition("...")
+    rest = x.ndim - len(before) - len(after)
+    if not all(c.isalpha() for c in before + after) or rest < 0 or (rest and not dots):
+        raise ValueError(
+            f"einsum: expected one letter for each axis of shape {x.shape}, got {text!r} in "
+            f"{equation!r}."
+        )
+    return [*before, *(str(rest - 1 - i) for i in range(rest)), *after]
 
 
 def _without_repeats(x: Node, labels: Labels) -> tuple[Node, Labels]:
@@ -135,14 +134,13 @@ def _contract(
         *(label for label in b_labels if label not in shared),
     ]
     if summed:
-        pairs = (
+        batched, contracted = (
             (tuple(a_labels.index(c) for c in names), tuple(b_labels.index(c) for c in names))
             for names in (batch, summed)
         )
-        return ops.dot(a, b, batch=next(pairs), contract=next(pairs)), labels
-    return _aligned(a, a_labels, labels, b, b_labels) * _aligned(
-        b, b_labels, labels, a, a_labels
-    ), labels
+        return ops.dot(a, b, batch=batched, contract=contracted), labels
+    factor = _aligned(a, a_labels, labels, b, b_labels)
+    return factor * _aligned(b, b_labels, labels, a, a_labels), labels
 
 
 def _grown(x: Node, labels: Labels, shared: Labels, extents: dict[str, int]) -> Node:

@@ -16,11 +16,7 @@ from minigrad.tensor_base import wrap
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
-__all__ = [
-    "one_hot",
-    "take",
-    "take_along_axis",
-]
+__all__ = ["one_hot", "take", "take_along_axis"]
 
 
 def take(x: Tensor, indices: Tensor, axis: int | None = None) -> Tensor:

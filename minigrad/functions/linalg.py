@@ -22,14 +22,7 @@ from minigrad.tensor_base import wrap
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
-__all__ = [
-    "diagonal",
-    "matmul",
-    "outer",
-    "tensordot",
-    "trace",
-    "vecdot",
-]
+__all__ = ["diagonal", "matmul", "outer", "tensordot", "trace", "vecdot"]
 
 
 def _operands(caller: str, x1: Tensor, x2: Tensor) -> tuple[Node, Node]:

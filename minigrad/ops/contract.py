@@ -7,10 +7,7 @@ from minigrad.graph import Node, Primitive, Shape, register
 from minigrad.ops.view import flip, inverse, permute, reshape
 from minigrad.ops.window import Padding, Pair, transposed_padding, window_extent
 
-__all__ = [
-    "conv",
-    "dot",
-]
+__all__ = ["conv", "dot"]
 
 Ints = tuple[int, ...]
 AxesPair = tuple[Ints, Ints]

@@ -14,12 +14,7 @@ import itertools
 
 from minigrad.graph import Node, Primitive, build, register, topological
 
-__all__ = [
-    "barrier",
-    "checkpoint",
-    "stop_gradient",
-    "variable",
-]
+__all__ = ["barrier", "checkpoint", "stop_gradient", "variable"]
 
 
 def _identity(x: Node, *rest: Node, **attrs):

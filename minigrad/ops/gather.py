@@ -8,11 +8,7 @@ from __future__ import annotations
 from minigrad.dtype import DType, int64
 from minigrad.graph import Node, Primitive, Shape, register
 
-__all__ = [
-    "random_bits",
-    "scatter_add",
-    "take",
-]
+__all__ = ["random_bits", "scatter_add", "take"]
 
 
 def _check(name: str, indices: Node, x: Node, axis: int) -> None:

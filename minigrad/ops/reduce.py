@@ -1,5 +1,6 @@
-"""Reductions. They keep the reduced axes with extent 1; squeezing is a view.
+"""Reductions, and `expand`: a sum and an expansion are each other's derivative.
 
+Reductions keep the reduced axes with extent 1; squeezing is a view.
 `sum` accumulates float32 in float64 blocks and integers in their own width.
 """
 
@@ -10,15 +11,22 @@ from math import prod
 from minigrad.dtype import DType, int64
 from minigrad.graph import Node, Primitive, Shape, like, register, zeros_like
 from minigrad.ops.elementwise import equal, where
-from minigrad.ops.view import expand
 
-__all__ = [
-    "argmax",
-    "max_",
-    "sum_",
-]
+__all__ = ["argmax", "expand", "max_", "sum_"]
 
 Axes = tuple[int, ...]
+
+
+def _expand_infer(x: Node, *, shape: Shape) -> tuple[Shape, DType]:
+    if len(shape) != x.ndim or any(a not in (1, b) for a, b in zip(x.shape, shape, strict=True)):
+        raise ValueError(f"expand: expected extents of 1 to grow, got {x.shape} to {shape}.")
+    return shape, x.dtype
+
+
+def _expand_vjp(g: Node, y: Node, x: Node, *, shape: Shape) -> tuple[Node]:
+    """Where broadcasting is undone, for every op at once."""
+    grown = tuple(i for i, (a, b) in enumerate(zip(x.shape, shape, strict=True)) if a != b)
+    return (sum_(g, axes=grown) if grown else g,)
 
 
 def _reduced(name: str, x: Node, axes: Axes) -> Shape:
@@ -53,6 +61,7 @@ def _argmax_infer(x: Node, *, axis: int) -> tuple[Shape, DType]:
     return _reduced("argmax", x, (axis,)), int64
 
 
+expand = register(Primitive("expand", "view", _expand_infer, _expand_vjp))
 sum_ = register(
     Primitive("sum", "reduce", _sum_infer, lambda g, y, x, *, axes: (expand(g, shape=x.shape),))
 )

@@ -11,16 +11,7 @@ from typing import Any
 from minigrad.dtype import DType
 from minigrad.graph import Node, Primitive, Shape, register, zeros_like
 
-__all__ = [
-    "concat",
-    "expand",
-    "flip",
-    "narrow",
-    "pad",
-    "permute",
-    "reshape",
-    "slice_",
-]
+__all__ = ["concat", "flip", "narrow", "pad", "permute", "reshape", "slice_"]
 
 Ints = tuple[int, ...]
 
@@ -35,12 +26,6 @@ def _permute_infer(x: Node, *, axes: Ints) -> tuple[Shape, DType]:
     if sorted(axes) != list(range(x.ndim)):
         raise ValueError(f"permute: expected an order of the axes 0..{x.ndim - 1}, got {axes}.")
     return tuple(x.shape[a] for a in axes), x.dtype
-
-
-def _expand_infer(x: Node, *, shape: Shape) -> tuple[Shape, DType]:
-    if len(shape) != x.ndim or any(a not in (1, b) for a, b in zip(x.shape, shape, strict=True)):
-        raise ValueError(f"expand: expected extents of 1 to grow, got {x.shape} to {shape}.")
-    return shape, x.dtype
 
 
 def _slice_infer(x: Node, *, starts: Ints, stops: Ints, steps: Ints) -> tuple[Shape, DType]:
@@ -79,14 +64,6 @@ def _concat_infer(*inputs: Node, axis: int) -> tuple[Shape, DType]:
 
 def _permute_vjp(g: Node, y: Node, x: Node, *, axes: Ints) -> tuple[Node]:
     return (permute(g, axes=inverse(axes)),)
-
-
-def _expand_vjp(g: Node, y: Node, x: Node, *, shape: Shape) -> tuple[Node]:
-    """Where broadcasting is undone, for every op at once."""
-    from minigrad.ops.reduce import sum_
-
-    grown = tuple(i for i, (a, b) in enumerate(zip(x.shape, shape, strict=True)) if a != b)
-    return (sum_(g, axes=grown) if grown else g,)
 
 
 def _slice_vjp(g: Node, y: Node, x: Node, *, starts: Ints, stops: Ints, steps: Ints) -> tuple[Node]:
@@ -135,7 +112,6 @@ def _view(name: str, infer: Any, vjp: Any) -> Primitive:
 # fmt: off
 reshape = _view("reshape", _reshape_infer, lambda g, y, x, *, shape: (reshape(g, shape=x.shape),))
 permute = _view("permute", _permute_infer, _permute_vjp)
-expand  = _view("expand", _expand_infer, _expand_vjp)
 slice_  = _view("slice", _slice_infer, _slice_vjp)
 flip    = _view("flip", _flip_infer, lambda g, y, x, *, axes: (flip(g, axes=axes),))
 pad     = register(Primitive("pad", "kernel", _pad_infer, _pad_vjp))

@@ -9,12 +9,7 @@ from __future__ import annotations
 from minigrad.dtype import DType
 from minigrad.graph import Node, Primitive, Shape, register
 
-__all__ = [
-    "window_max",
-    "window_scatter",
-    "window_select",
-    "window_sum",
-]
+__all__ = ["window_max", "window_scatter", "window_select", "window_sum"]
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
