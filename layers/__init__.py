@@ -1,71 +1,39 @@
 """Layers, models and initial values, composed of graph ops: no gradient is written here."""
 
-from layers import caffe, init, models
-from layers.activation import (
-    ELU,
-    GELU,
-    SELU,
-    Identity,
-    LeakyReLU,
-    LogSoftmax,
-    ReLU,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    Softplus,
-    Tanh,
+from layers import (
+    activation,
+    caffe,
+    container,
+    conv,
+    dropout,
+    fold,
+    functional,
+    init,
+    linear,
+    models,
+    module,
+    norm,
+    pool,
 )
-from layers.container import Concat, Flatten, ModuleList, Residual, Sequential
-from layers.conv import Conv2d
-from layers.dropout import Dropout
-from layers.fold import fold_batch_norm
-from layers.functional import functional_call
-from layers.linear import Linear
-from layers.module import Buffer, Module, Parameter
-from layers.norm import (
-    BatchNorm,
-    BatchNorm1d,
-    BatchNorm2d,
-    ExponentialMovingAverage,
-    estimate_population_statistics,
-)
-from layers.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from layers.activation import *
+from layers.container import *
+from layers.conv import *
+from layers.dropout import *
+from layers.fold import *
+from layers.functional import *
+from layers.linear import *
+from layers.module import *
+from layers.norm import *
+from layers.pool import *
 
-__all__ = [
-    "ELU",
-    "GELU",
-    "SELU",
-    "AvgPool2d",
-    "BatchNorm",
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "Buffer",
-    "Concat",
-    "Conv2d",
-    "Dropout",
-    "ExponentialMovingAverage",
-    "Flatten",
-    "GlobalAvgPool2d",
-    "Identity",
-    "LeakyReLU",
-    "Linear",
-    "LogSoftmax",
-    "MaxPool2d",
-    "Module",
-    "ModuleList",
-    "Parameter",
-    "ReLU",
-    "Residual",
-    "Sequential",
-    "SiLU",
-    "Sigmoid",
-    "Softmax",
-    "Softplus",
-    "Tanh",
-    "caffe",
-    "estimate_population_statistics",
-    "fold_batch_norm",
-    "functional_call",
-    "init",
-    "models",
-]
+__all__: list[str] = ["caffe", "init", "models"]
+__all__ += activation.__all__
+__all__ += container.__all__
+__all__ += conv.__all__
+__all__ += dropout.__all__
+__all__ += fold.__all__
+__all__ += functional.__all__
+__all__ += linear.__all__
+__all__ += module.__all__
+__all__ += norm.__all__
+__all__ += pool.__all__

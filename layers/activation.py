@@ -6,6 +6,21 @@ import minigrad as mg
 from layers.module import Module
 from minigrad import Tensor
 
+__all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
+    "Identity",
+    "LeakyReLU",
+    "LogSoftmax",
+    "ReLU",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+]
+
 
 class Identity(Module):
     """y = x."""

@@ -9,6 +9,8 @@ import minigrad as mg
 from layers.module import Module
 from minigrad import Tensor
 
+__all__ = ["Concat", "Flatten", "ModuleList", "Residual", "Sequential"]
+
 
 class ModuleList(Module):
     """A list of modules, named by their position; what runs when is up to the owner.

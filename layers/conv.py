@@ -7,6 +7,8 @@ from layers.linear import reset
 from layers.module import Module, Parameter
 from minigrad import Tensor
 
+__all__ = ["Conv2d"]
+
 Pair = int | tuple[int, int]
 
 

@@ -7,6 +7,8 @@ from layers.module import Module
 from minigrad import Tensor
 from minigrad.random import Generator
 
+__all__ = ["Dropout"]
+
 
 class Dropout(Module):
     """Zero each element with probability p while training, and scale up the others.

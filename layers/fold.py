@@ -15,6 +15,8 @@ from layers.module import Module, Parameter
 from layers.norm import BatchNorm
 from minigrad import Tensor
 
+__all__ = ["fold_batch_norm"]
+
 
 class _Call(NamedTuple):
     """A layer's turn in a forward pass, and the layer whose output it was given, if any."""

@@ -8,6 +8,8 @@ from typing import Any
 from layers.module import Buffer, Module, Parameter
 from minigrad import Tensor
 
+__all__ = ["functional_call"]
+
 
 def functional_call(module: Module, state: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
     """`module(*args)` with some parameters and buffers replaced, for derivatives of functions.

@@ -9,6 +9,8 @@ from layers import init
 from layers.module import Module, Parameter
 from minigrad import Tensor
 
+__all__ = ["Linear"]
+
 
 class Linear(Module):
     """A linear map with an offset.

@@ -12,6 +12,8 @@ from minigrad.device import Device, as_device
 from minigrad.dtype import DType, as_dtype
 from minigrad.execution.compute import compute_with_next
 
+__all__ = ["Buffer", "Module", "Parameter"]
+
 
 class Parameter(Tensor):
     """A tensor that is trained: it requires a gradient and is part of the state dict.

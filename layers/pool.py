@@ -7,6 +7,8 @@ from layers.conv import Pair
 from layers.module import Module
 from minigrad import Tensor
 
+__all__ = ["AvgPool2d", "GlobalAvgPool2d", "MaxPool2d"]
+
 
 class _Pool2d(Module):
     def __init__(self, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0):

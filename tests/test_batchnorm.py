@@ -278,10 +278,10 @@ def test_sequences_are_maps_of_one_row():
 
 @pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1)])
 def test_one_value_per_channel_is_an_error(shape):
-    with pytest.raises(ValueError, match="expected more than 1 value per channel"):
+    with pytest.raises(ValueError, match="expected more than one value for each statistic"):
         BatchNorm(3)(mg.zeros(shape))
     assert BatchNorm(3).eval()(mg.zeros(shape)).shape == shape
-    with pytest.raises(ValueError, match="expected more than 1 value per channel"):
+    with pytest.raises(ValueError, match="expected more than one value for each statistic"):
         BatchNorm(3, track_running_stats=False).eval()(mg.zeros(shape))
 
 

@@ -6,6 +6,8 @@ import minigrad as mg
 from layers.module import Buffer, Module
 from minigrad import Tensor
 
+__all__ = ["ExponentialMovingAverage"]
+
 
 class ExponentialMovingAverage(Module):
     """Averages ("shadows") of tensors by name: shadow = decay * shadow + (1 - decay) * value.

@@ -11,6 +11,8 @@ from layers.norm.batch_norm import BatchNorm
 from minigrad import Tensor
 from minigrad.nn import moments
 
+__all__ = ["estimate_population_statistics"]
+
 
 class _Moments(NamedTuple):
     """A mean and a variance over n batches or values, for each channel."""

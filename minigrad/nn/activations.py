@@ -17,6 +17,20 @@ from minigrad.tensor_base import wrap
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
+__all__ = [
+    "elu",
+    "gelu",
+    "leaky_relu",
+    "log_softmax",
+    "relu",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "tanh",
+]
+
 
 def _piecewise(x: Node, below: Node, above: Node) -> Node:
     """`below` where x <= 0, else `above`."""
@@ -118,18 +132,3 @@ def _below_maximum(x: Node, axes: tuple[int, ...]) -> Node:
     if 0 in x.shape:
         return x
     return x - expand_to(ops.stop_gradient(ops.max_(x, axes=axes)), x.shape)
-
-
-__all__ = [
-    "elu",
-    "gelu",
-    "leaky_relu",
-    "log_softmax",
-    "relu",
-    "selu",
-    "sigmoid",
-    "silu",
-    "softmax",
-    "softplus",
-    "tanh",
-]

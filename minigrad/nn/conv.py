@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     Size = int | Sequence[int]
 
+__all__ = ["conv2d", "conv_transpose2d", "linear"]
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 

@@ -19,6 +19,8 @@ from minigrad.tensor_base import wrap
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
+__all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "mse_loss", "nll_loss"]
+
 
 def cross_entropy(
     logits: Tensor,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     Size = int | Sequence[int]
 
+__all__ = ["adaptive_avg_pool2d", "avg_pool2d", "max_pool2d"]
+
 Pair = tuple[int, int]
 
 

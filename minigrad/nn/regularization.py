@@ -1,4 +1,4 @@
-"""Dropout."""
+"""Regularization by noise: dropout."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from minigrad.tensor_base import wrap
 if TYPE_CHECKING:
     from minigrad.random import Generator
     from minigrad.tensor import Tensor
+
+__all__ = ["dropout"]
 
 
 def dropout(

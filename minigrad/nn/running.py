@@ -1,0 +1,67 @@
+"""Running statistics: what a normalization remembers of the batches that it saw in training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from minigrad.execution.compute import compute_with_next
+from minigrad.execution.modes import no_grad
+from minigrad.functions.manipulation import reshape
+from minigrad.graph import Node
+
+if TYPE_CHECKING:
+    from minigrad.tensor import Tensor
+
+__all__ = ["update_running"]
+
+
+def update_running(
+    running_mean: Tensor,
+    running_var: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    n: int,
+    momentum: float | Tensor | None,
+    num_batches_tracked: Tensor | None = None,
+) -> None:
+    """Move running statistics towards those of a batch.
+
+    They become (1 - momentum) * running + momentum * batch, and are computed with the next thing
+    that is, so that updates never pile up.
+
+    Args:
+        var: biased; its unbiased counterpart, var * n / (n - 1), is what is stored.
+        n: elements that each statistic was taken over. Of fewer than 2 nothing is learned.
+        momentum: weight of the batch; None: 1 / num_batches_tracked, the average of all batches.
+        num_batches_tracked: a count of batches, which becomes one more.
+    """
+    if n < 2:
+        return
+    with no_grad():
+        if num_batches_tracked is not None:
+            compute_with_next(num_batches_tracked.assign(num_batches_tracked + 1))
+        if momentum is None:
+            if num_batches_tracked is None:
+                raise ValueError(
+                    "update_running: expected num_batches_tracked with momentum=None, got None. "
+                    "Pass the count of batches, or a weight of the new one."
+                )
+            momentum = 1 / num_batches_tracked.astype(running_mean.dtype)
+        for running, new in (running_mean, mean), (running_var, var * (n / (n - 1))):
+            new = reshape(new, running.shape).astype(running.dtype)
+            compute_with_next(running.assign(running * (1 - momentum) + new * momentum))
+
+
+def running_pair(
+    caller: str, x: Node, running_mean: Tensor | None, running_var: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """The running statistics of x's channels, or None where there are none."""
+    if running_mean is None and running_var is None:
+        return None
+    if running_mean is None or running_var is None:
+        raise ValueError(f"{caller}: expected running_mean and running_var together, got one.")
+    channels = (x.shape[1],)
+    for name, running in (("running_mean", running_mean), ("running_var", running_var)):
+        if running.shape != channels:
+            raise ValueError(f"{caller}: expected {name} of shape {channels}, got {running.shape}.")
+    return running_mean, running_var
