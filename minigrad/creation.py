@@ -110,7 +110,7 @@ def _node_from(
         return _from_lists(caller, data, target, _usable(device), copy)
     else:
         node = arrays.from_object(caller, data, copy)
-        if device is None and node.device == cpu:  # data of the host, and no choice of a device
+        if device is None and node.device == cpu:  # host data goes to the default device
             device = as_device(None)
     place = node.device if device is None else as_device(device, caller)
     target = target or node.dtype
@@ -119,7 +119,8 @@ def _node_from(
     if place != node.device:
         _refuse_copy(caller, copy, f"{node.device} to {place}")
     x = wrap(node)
-    # The halves are cast where they can be; others before they move, as they may get smaller.
+    # A half is cast on the device that computes with it. Other values are cast before they move:
+    # the cast may make them smaller.
     if not all(computes(node.device.type, dtype) for dtype in (node.dtype, target)):
         x = x.to(place)
     return node_of(caller, x.astype(target).to(place))

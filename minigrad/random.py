@@ -242,7 +242,7 @@ def _unit(shape: Shape, dtype: DType, device: Device, generator: Generator | Non
     stream = _generator(generator)
     if accumulator(dtype) is float32:
         words = stream.draw(shape, device)
-        # The top bits, as a signed multiple of the value of the lowest of them.
+        # As many of the top bits as the dtype holds; the others are 0, so that the cast is exact.
         top = ops.bitwise_and(words, like(-(2 ** (32 - PRECISION[dtype])), words))
         return ops.cast(top, dtype=float32) * 2.0**-32 + 0.5
     words = stream.draw((*shape, 2), device)

@@ -25,7 +25,7 @@ class Call:
         self, caller: str, f: Callable[..., Any], argnums: int | Sequence[int],
         args: tuple[Any, ...], kwargs: dict[str, Any],
     ):  # fmt: skip
-        self.where = caller
+        self.caller = caller
         self.single = isinstance(argnums, int)
         self.picked = (argnums,) if isinstance(argnums, int) else tuple(argnums)
         if any(not -len(args) <= k < len(args) for k in self.picked):
@@ -44,12 +44,12 @@ class Call:
             self.result = f(*replaced, **kwargs)
 
     def _variable(self, value: Any) -> Tensor:
-        x = as_tensor(self.where, "arguments to differentiate by that are", value)
+        x = as_tensor(self.caller, "arguments to differentiate by that are", value)
         return wrap(ops.variable(x.node))
 
     def outputs(self) -> list[Tensor]:
         """The leaves of what f returned."""
-        return [as_tensor(self.where, "f to return", y) for y in tree_leaves(self.result)]
+        return [as_tensor(self.caller, "f to return", y) for y in tree_leaves(self.result)]
 
     def vjp(self, outputs: list[Node], cotangents: list[Node], unreached: str) -> list[Any]:
         """The cotangents of the variables as nodes; see `autodiff.gradients`."""
@@ -67,7 +67,7 @@ class Call:
         return trees[0] if self.single else trees
 
     def released(self, results: list[Tensor]) -> list[Tensor]:
-        """The results, as constants where only this call's own variables made them anything else.
+        """The results; one that depends on no variables but this call's own becomes a constant.
 
         Else the result of a finished derivative would need a gradient forever, and hold its graph.
         """

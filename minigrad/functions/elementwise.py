@@ -299,7 +299,8 @@ def round(x: Tensor) -> Tensor:
     if not node.dtype.is_floating:
         return wrap(node)
     below = ops.floor(node)
-    fraction = node - below  # exact, where floor(x + 0.5) is not; NaN at infinity: stays below
+    # Exact, where x + 0.5 would be rounded. At infinity it is NaN, which is not above a half.
+    fraction = node - below
     half = like(0.5, node)
     is_odd = ops.bitwise_invert(ops.equal(ops.floor(below * 0.5) * 2.0, below))
     tie_up = ops.bitwise_and(ops.equal(fraction, half), is_odd)

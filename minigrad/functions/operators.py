@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _reversed(f: Callable[[Operand, Operand], Tensor]) -> Callable[[Tensor, Number], Tensor]:
-    """`number + tensor`, from `f`, which adds."""
+    """The operator with a number on its left: `2 - x` if `f` subtracts."""
 
     def operator(self: Tensor, other: Number) -> Tensor:
         return f(other, self)
@@ -25,7 +25,7 @@ def _reversed(f: Callable[[Operand, Operand], Tensor]) -> Callable[[Tensor, Numb
 def _in_place(
     caller: str, f: Callable[[Operand, Operand], Tensor]
 ) -> Callable[[Tensor, Operand], Tensor]:
-    """`tensor += other`, from `f`, which adds."""
+    """The operator that assigns: `x -= y` if `f` subtracts."""
 
     def operator(self: Tensor, other: Operand) -> Tensor:
         return self._update(caller, f(self, other))

@@ -155,7 +155,7 @@ def from_memory(
     dense = tuple(s * dtype.itemsize for s in contiguous_strides(shape))
     if strides is None:
         strides = dense
-    # What the stride of a single element is means nothing.
+    # The stride of an axis of extent 1 is never used, so exporters may write anything there.
     strides = tuple(s if n > 1 else d for n, s, d in zip(shape, strides, dense, strict=True))
     if strides != dense:
         _refuse(caller, copy, f"strides {strides} for shape {shape}")
@@ -230,12 +230,12 @@ def cuda_array_interface(x: Tensor) -> dict[str, Any]:
     Consumers keep the tensor, which may come to name another value; so the memory is kept as long
     as the tensor. It is not marked as read-only, since PyTorch refuses that.
     """
-    where = "__cuda_array_interface__"
-    found = _description(where, x, cuda)
-    _refuse_gradient(where, x)
+    caller = "__cuda_array_interface__"
+    found = _description(caller, x, cuda)
+    _refuse_gradient(caller, x)
     storage, backend = _computed(x), backend_of(x.device)
-    # For those that do not look at `stream`, as PyTorch does not, and use the default one.
-    backend.hold(where, None)
+    # A consumer that ignores `stream`, as PyTorch does, uses the default one: that waits for ours.
+    backend.hold(caller, None)
     _hold_with(x, storage)
     address = storage.address if x.size else 0
     return {**found, "strides": None, "data": (address, False), "stream": backend.stream}
@@ -297,19 +297,19 @@ def to_dlpack(
     dl_device: tuple[int, int] | None = None, copy: bool | None = None,
 ) -> Any:  # fmt: skip
     """A capsule that shares the values; read-only, where the consumer's version can say so."""
-    where = "__dlpack__"
-    _refuse_gradient(where, x)
+    caller = "__dlpack__"
+    _refuse_gradient(caller, x)
     here = dlpack_device(x.device)
     there = here if dl_device is None else (int(dl_device[0]), int(dl_device[1]))
     if there not in (here, dlpack_device(cpu)) or (there != here and copy is False):
-        raise BufferError(f"{where}: expected device {here}, got {there}. Use to() first.")
+        raise BufferError(f"{caller}: expected device {here}, got {there}. Use to() first.")
     moved = there != here
     if moved:
         x = x.to(cpu)
     storage, backend = _computed(x), backend_of(x.device)
     if copy and not moved:
         storage = backend.copy_from_address(storage.address, x.size * x.dtype.itemsize, storage)
-    backend.hold(where, stream)
+    backend.hold(caller, stream)
     versioned = max_version is not None and max_version[0] >= 1
     owner = backend.lend(storage)
     return dlpack.export(

@@ -76,7 +76,8 @@ def _declare(name: str, result: Any, *arguments: Any) -> Any:
 
 
 _capsule_new = _declare("PyCapsule_New", ctypes.py_object, c_void_p, ctypes.c_char_p, c_void_p)
-# By address: a destructor's capsule has no references left, and must not be given a new one.
+# These take a capsule by its address: in its destructor no references are left, and a Python
+# argument would make a new one.
 _is_valid = _declare("PyCapsule_IsValid", ctypes.c_int, c_void_p, ctypes.c_char_p)
 _get_pointer = _declare("PyCapsule_GetPointer", c_void_p, c_void_p, ctypes.c_char_p)
 _set_name = _declare("PyCapsule_SetName", ctypes.c_int, c_void_p, ctypes.c_char_p)

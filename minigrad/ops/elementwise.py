@@ -125,11 +125,11 @@ def _gelu_vjp(g: Node, y: Node, x: Node) -> tuple[Node]:
     return (g * (0.5 * erfc(x * -math.sqrt(0.5)) + x * phi),)
 
 
-# expm1 to gelu are not composed of the others because, small, they would lose their digits to
-# cancellation, and in gelu's and softplus's case be rounded too often. Their derivatives are
-# chosen to keep them, too: sigmoid's is not y (1 - y), nor is expm1's y + 1.
+# expm1, log1p, erfc, sigmoid, softplus and gelu are primitives although other ops could express
+# them: composed, their small values would lose digits to cancellation, and each step would round.
+# Their gradient rules avoid cancellation, too: sigmoid's is not y (1 - y), nor expm1's y + 1.
 
-# Name, kinds of dtypes, cost in additions, gradient rule.
+# In each row: the name, the kinds of dtypes it takes, its cost in additions, its gradient rule.
 # fmt: off
 neg     = _map("neg", _NUMBER, 1, lambda g, y, x: (-g,))
 exp     = _map("exp", _FLOAT, 30, lambda g, y, x: (g * y,))
