@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
-from minigrad.backend.interface import Backend, Platform
 from minigrad.config import config
 from minigrad.dtype import DType
 from minigrad.errors import DeviceError
@@ -18,6 +17,7 @@ from minigrad.errors import DeviceError
 if TYPE_CHECKING:  # where the type checker holds both to the contract
     from minigrad.backend.cpu import backend as _cpu
     from minigrad.backend.cuda import backend as _cuda
+    from minigrad.backend.interface import Backend, Platform
 
     _platforms: tuple[Platform, ...] = (_cpu, _cuda)
 

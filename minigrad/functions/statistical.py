@@ -143,8 +143,8 @@ def logsumexp(x: Tensor, axis: Axis = None, *, keepdims: bool = False) -> Tensor
     given = _floating("logsumexp", x)
     node = as_accumulator(given)
     axes = some_axes("logsumexp", axis, node.ndim)
-    # The shift cancels, so it takes no part in the derivative. Where it is infinite, inf - inf would
-    # be NaN: there 0 takes its place.
+    # The shift cancels, so it takes no part in the derivative. An infinite one, of which inf - inf
+    # would be NaN, is 0 instead.
     top = ops.stop_gradient(ops.max_(node, axes=axes))
     finite = ops.less(ops.abs_(top), like(float("inf"), top))
     shift = ops.where(finite, top, zeros_like(top))
