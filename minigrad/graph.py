@@ -322,6 +322,11 @@ def derivative(outputs: Iterable[Node]) -> setting:
     return setting("derivative_order", max(context.derivative_order, order))
 
 
+def computed(node: Node) -> bool:
+    """Whether a node has its value: walks over what remains to be computed stop there."""
+    return node.storage is not None
+
+
 def topological(
     roots: Iterable[Node], stop: Callable[[Node], bool] = lambda n: False
 ) -> list[Node]:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 from minigrad import device as devices
 from minigrad import graph
-from minigrad.compiler import plan
+from minigrad.compiler import run
 from minigrad.config import config
 from minigrad.context import context
 from minigrad.device import Device, as_device
@@ -96,7 +96,7 @@ def _modes() -> dict[str, Any]:
     return {
         **vars(context),
         "default device": devices.default_device(),
-        "what computes": plan.run_graph,
+        "what computes": run.run_graph,
         "config": copy.copy(config),
         "primitives": list(graph.PRIMITIVES),
     }
@@ -120,7 +120,7 @@ def no_leaked_modes() -> Iterator[None]:
     changed = [n for n, x in before.items() if after[n] is not x and after[n] != x]
     vars(context).update((name, before[name]) for name in vars(context))
     devices._default = before["default device"]
-    plan.run_graph = before["what computes"]
+    run.run_graph = before["what computes"]
     config.__dict__.update(before["config"].__dict__)
     _forget_what_nobody_looked_at()
     for name in set(graph.PRIMITIVES) - set(before["primitives"]):

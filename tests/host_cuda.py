@@ -389,7 +389,6 @@ class HostRuntime:
         self._functions: dict[str, tuple[Any, bool]] = {}
         self._recording: list[Callable[[], None]] | None = None
         self.log: list[str] = []  # "launch NAME", "replay", "upload", "download", "synchronize"
-        self.synchronizations = 0
         self.lock = threading.RLock()
         self.late: deque[LateCopy] = deque()
         self._blocks = PinnedPool(Pinned)
@@ -460,7 +459,6 @@ class HostRuntime:
 
     def synchronize(self) -> None:
         assert self._recording is None, "the host waits for the device inside a graph"
-        self.synchronizations += 1
         self.log.append("synchronize")
         self.loans.settle()
 

@@ -17,26 +17,20 @@ class Watch:
     """Counts what happened since the last `reset`."""
 
     def __init__(self) -> None:
-        from minigrad.compiler import plan
-
-        self._plan = plan
         self.kernels: list[str] = []  # the name of every kernel that was launched
         self.spaces: list[tuple[int, ...] | None] = []  # what each fused group ranged over
+        self.planned = 0  # plans made, not found
         self.reset()
 
     def reset(self) -> None:
         self.kernels.clear()
         self.spaces.clear()
-        self._compiled, self._planned = self._compile_count(), self._plan.plan_count
+        self._compiled, self.planned = self._compile_count(), 0
 
     @property
     def compiled(self) -> int:
         """Kernels compiled. One that a file of the cache gives does not count: see `known`."""
         return self._compile_count() - self._compiled
-
-    @property
-    def planned(self) -> int:
-        return self._plan.plan_count - self._planned
 
     def known(self) -> int:
         """Distinct kernels of this process, compiled or loaded."""
@@ -62,27 +56,44 @@ class Watch:
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
-    """What the engine does during a test."""
+    """What the engine does during a test, with plans that are made in it."""
+    from minigrad.compiler import pipeline, run
     from minigrad.compiler.plan import Plan
 
     watching = Watch()
-    run = Plan.run
+    spaces: dict[Plan, list[Any]] = {}
+    last: list[Any] = []  # the spaces of the groups that were fused last
+    compile_graph, fuse, run_plan = run.compile_graph, pipeline.fuse, Plan.run
 
-    def watched(self: Plan, *args: Any) -> Any:
+    def watched_fuse(*args: Any) -> Any:
+        groups = fuse(*args)
+        last[:] = [group.space for group in groups]
+        return groups
+
+    def watched_compile(*args: Any) -> Plan:
+        plan = compile_graph(*args)
+        spaces[plan] = list(last)
+        watching.planned += 1
+        return plan
+
+    def watched_run(self: Plan, *args: Any) -> Any:
         watching.kernels += [launch.kernel.name for launch in self.program.launches]
-        watching.spaces += self.spaces
-        return run(self, *args)
+        watching.spaces += spaces.get(self, [])
+        return run_plan(self, *args)
 
-    monkeypatch.setattr(Plan, "run", watched)
+    run._plans.clear()
+    monkeypatch.setattr(pipeline, "fuse", watched_fuse)
+    monkeypatch.setattr(run, "compile_graph", watched_compile)
+    monkeypatch.setattr(Plan, "run", watched_run)
     return watching
 
 
 @pytest.fixture
 def fresh_plans() -> None:
     """No plan is known: none is found, and none is thrown out with its memory during the test."""
-    from minigrad.compiler import plan
+    from minigrad.compiler import run
 
-    plan._plans.clear()
+    run._plans.clear()
     gc.collect()
 
 

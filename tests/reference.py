@@ -15,7 +15,7 @@ from typing import Any
 
 from cases import ELEMENTWISE
 
-from minigrad.compiler import plan
+from minigrad.compiler import run
 from minigrad.device import backend_of
 from minigrad.dtype import DType, float32
 from minigrad.graph import Node, topological
@@ -31,7 +31,7 @@ def evaluate(node: Node) -> Values:
 
 def install() -> Callable[[], None]:
     """Make graphs be computed by this file instead of the compiler; returns what undoes it."""
-    original = plan.run_graph
+    original = run.run_graph
 
     def compute(wanted: Any) -> None:
         pending = [n for n in wanted if n.storage is None]
@@ -46,10 +46,10 @@ def install() -> Callable[[], None]:
             if node.storage is not None and node.inputs and not reached:
                 node.forget()
 
-    plan.run_graph = compute
+    run.run_graph = compute
 
     def undo() -> None:
-        plan.run_graph = original
+        run.run_graph = original
 
     return undo
 

@@ -9,7 +9,7 @@ import reference
 
 import minigrad as mg
 from minigrad import graph, ops
-from minigrad.compiler import plan
+from minigrad.compiler import run
 from minigrad.graph import Primitive, register
 from minigrad.tensor_base import wrap
 
@@ -35,7 +35,7 @@ def identity_with_rule(monkeypatch):
     The reference computes it: no backend knows it.
     """
     monkeypatch.setattr(graph, "PRIMITIVES", dict(graph.PRIMITIVES))
-    monkeypatch.setattr(plan, "run_graph", plan.run_graph)
+    monkeypatch.setattr(run, "run_graph", run.run_graph)
     monkeypatch.setitem(reference.MEANING, "throw_away", reference.MEANING["barrier"])
     reference.install()
 

@@ -233,7 +233,7 @@ def test_all_kinds_of_kernels_say_what_they_read_and_write():
         assert {o.slot for o in call.reads} <= known, call
         assert call.writes
         known |= {o.slot for o in call.writes}
-    assert plan.slots.keys() <= known
+    assert plan.holds.keys() <= known
 
 
 def test_the_table():

@@ -16,7 +16,7 @@ from cases import store
 
 import minigrad as mg
 from minigrad import nn, ops
-from minigrad.compiler.plan import structure
+from minigrad.compiler.run import structure
 from minigrad.device import default_device
 from minigrad.dtype import float32
 from minigrad.graph import Node, const_value, topological
@@ -424,32 +424,34 @@ def test_training_is_the_same_with_and_without():
 
 
 def test_switched_off_what_runs_is_what_was_written(monkeypatch):
-    from minigrad.compiler import plan
+    from minigrad.compiler import pipeline
+    from minigrad.compiler.run import planned
 
     placed: list[list[Node]] = []
     monkeypatch.setattr(
-        plan, "Placement", lambda nodes, roots, make=plan.Placement: placed.append([*nodes, *roots])
+        pipeline, "Placement",
+        lambda nodes, roots, make=pipeline.Placement: placed.append([*nodes, *roots])
         or make(nodes, roots),
     )  # fmt: skip
     forward, gradients = R.bn()
     roots = [*forward, *gradients]
     with mg.rewrites(False):
-        plan.planned(roots)
+        planned(roots)
     written = {n.id for n in topological(roots)}
     assert {n.id for n in placed[0]} == written
-    plan.planned(roots)
+    planned(roots)
     assert {n.id for n in placed[1]} != written
 
 
 def test_switched_off_by_context_and_under_eager():
-    from minigrad.compiler import plan
+    from minigrad.compiler import pipeline
 
-    assert plan.rewriting()
+    assert pipeline.rewriting()
     with mg.rewrites(False):
-        assert not plan.rewriting()
+        assert not pipeline.rewriting()
     with mg.eager():
-        assert not plan.rewriting()
-    assert plan.rewriting()
+        assert not pipeline.rewriting()
+    assert pipeline.rewriting()
 
 
 def test_a_plan_is_not_shared_between_different_constants():

@@ -14,7 +14,7 @@ from minigrad.backend.cpu.nests import lanes, loops, retain, rows, split, writer
 from minigrad.backend.launch import Program
 from minigrad.backend.loopnest import Access, LoopNest, Reduction, independent_points
 from minigrad.backend.recompute import worth_keeping
-from minigrad.compiler import fuse, plan
+from minigrad.compiler import fuse, run
 from minigrad.dtype import float32
 
 pytestmark = pytest.mark.usefixtures("on_cpu", "poisoned", "fresh_plans")
@@ -95,7 +95,7 @@ class TestTwoLevels:
         mg.evaluate(*norm.parameters(), *norm.buffers())
         for n, kernels in ((8, 1), (16, 3)):
             cores(n)
-            plan._plans.clear()
+            run._plans.clear()
             x = random_tensor(*shape, seed=n)
             mg.evaluate(x)
             watch.reset()
@@ -147,7 +147,7 @@ class TestSlices:
         cores(n)
         for cache in (Cache(64 << 10, 64), Cache(8 << 10, 2), second_cache()):
             monkeypatch.setattr(rows, "second_cache", lambda cache=cache: cache)
-            plan._plans.clear()
+            run._plans.clear()
             x = mg.tensor(random_tensor(*shape), requires_grad=True)
             g = random_tensor(*shape, seed=1)
             y = mg.tanh(mg.nn.batch_norm(x, training=True))

@@ -17,7 +17,7 @@ from minigrad.compiler.fuse import Group
 from minigrad.compiler.materialize import Placement
 
 
-def worth_storing(placement: Placement, groups: Sequence[Group], addition: float) -> set[int]:
+def worth_sharing(placement: Placement, groups: Sequence[Group], addition: float) -> set[int]:
     """Ids of the elementwise nodes to store, which the groups, in order, compute several times.
 
     `addition` is the cost of an addition in bytes.

@@ -29,7 +29,7 @@ def capturing() -> bool:
 
 def compute(nodes: Sequence[Node]) -> None:
     """Make sure that every node has its value: afterwards `node.storage` is set."""
-    from minigrad.compiler.plan import run_graph
+    from minigrad.compiler.run import run_graph
 
     context.observer.looked_at(nodes)
     groups = _waiting(nodes)
@@ -41,7 +41,7 @@ def compute(nodes: Sequence[Node]) -> None:
 
 def plans_for(nodes: Sequence[Node]) -> list[tuple[Plan, list[Node]]]:
     """What `compute` would run, compiled but not run: plans and the graphs they are for."""
-    from minigrad.compiler.plan import planned
+    from minigrad.compiler.run import planned
 
     return [planned(group) for group in _waiting(nodes)]
 

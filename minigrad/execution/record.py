@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from minigrad import graph
-from minigrad.compiler.plan import computed
 from minigrad.context import Observer, context, observing
 from minigrad.device import cpu
 from minigrad.dtype import bool_
@@ -15,7 +14,7 @@ from minigrad.errors import CaptureError
 from minigrad.execution.compute import compute, evaluate
 from minigrad.execution.guard import Guard
 from minigrad.execution.replay import Recorded, Step, clear_gradients
-from minigrad.graph import Node, const_value, topological
+from minigrad.graph import Node, computed, const_value, topological
 from minigrad.tensor_base import TensorBase, wrap
 from minigrad.trees import tree_leaves, tree_rebuilt
 

@@ -15,11 +15,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minigrad import graph
-from minigrad.compiler.plan import Plan, computed, plan_for
+from minigrad.compiler.plan import Plan
+from minigrad.compiler.run import plan_for
 from minigrad.device import Device
 from minigrad.dtype import DType
 from minigrad.execution.compute import compute
-from minigrad.graph import Node, Shape, leaf, topological
+from minigrad.graph import Node, Shape, computed, leaf, topological
 from minigrad.tensor_base import TensorBase, wrap
 
 if TYPE_CHECKING:

@@ -186,14 +186,14 @@ def _recorded(function: Any) -> Plan:
 
 def _named(plan: Plan, nodes: Sequence[Node], called: Mapping[int, str]) -> dict[int, str]:
     """Slot -> name, where a named node is an input or an output."""
-    return {s: called[nodes[p].id] for s, p in plan.slots.items() if nodes[p].id in called}
+    return {s: called[nodes[p].id] for s, p in plan.holds.items() if nodes[p].id in called}
 
 
 def _listed(plan: Plan, named: Mapping[int, str]) -> Iterator[KernelReport]:
     program = plan.program
 
     def name(slot: int) -> str:
-        kind = "in" if slot < len(plan.inputs) else "out" if slot in plan.slots else "t"
+        kind = "in" if slot < len(plan.inputs) else "out" if slot in plan.holds else "t"
         return named.get(slot, f"{kind}{slot}")
 
     def arrays(operands: Sequence[Operand]) -> dict[str, int]:
@@ -220,7 +220,7 @@ def _compulsory(plan: Plan) -> tuple[int, int]:
     read = _bytes([o for call in calls for o in call.reads])
     written = _bytes([o for call in calls for o in call.writes])
     inputs = sum(n for slot, n in read.items() if slot < len(plan.inputs))
-    return inputs, sum(n for slot, n in written.items() if slot in plan.slots)
+    return inputs, sum(n for slot, n in written.items() if slot in plan.holds)
 
 
 def _bytes(operands: Sequence[Operand]) -> dict[int, int]:

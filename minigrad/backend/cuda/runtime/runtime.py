@@ -140,7 +140,6 @@ class Runtime:
         self._cublas: cublas.Handle | None = None  # made when it is first needed
         self._blocks = PinnedPool(self._new_pinned)
         self._order = threading.RLock()  # see [Note: threads]
-        self.synchronizations = 0  # times the host waited for the device; tests read it
         self.loans = Loans(self)
 
     @property
@@ -262,7 +261,6 @@ class Runtime:
 
     def synchronize(self) -> None:
         """Wait until all that was launched has finished."""
-        self.synchronizations += 1
         self.loans.settle()
         with self._order, self._device:
             # No event of `_recorded`: the host is about to use the result, and does not sleep.
