@@ -245,6 +245,7 @@ def test_a_nest_of_passes(backend: Backend):
     nest = LoopNest(
         shape, (True, False), expressions, [f] * 3,
         [Reduction("sum", 0, f, total, 0), Reduction("max", 2, f, most, 1)], [Store(2, y, 1)],
+        {"sub": 1},
     )  # fmt: skip
     program = Program(first_scratch=3)
     backend.library().loop_nest(program, nest)

@@ -19,7 +19,7 @@ from minigrad import device as devices
 from minigrad import study
 from minigrad.backend.cuda.backend import device
 from minigrad.backend.cuda.nests import reductions
-from minigrad.backend.cuda.nests.writer import NestWriter
+from minigrad.backend.cuda.nests.writer import CudaWriter
 from minigrad.backend.launch import Program
 from minigrad.backend.loopnest import Access, LoopNest, Store
 from minigrad.interop.encoding import decode, encode
@@ -118,7 +118,7 @@ def test_teams_are_larger_where_slices_are_read_again():
 
 @pytest.mark.parametrize(("shape", "axes"), [((5, 260), (1,)), ((260, 5), (0,)), ((900,), (0,))])
 def test_far_indices_are_wide(monkeypatch, shape, axes):
-    monkeypatch.setattr(NestWriter, "_reach", lambda self: 1 << 31)
+    monkeypatch.setattr(CudaWriter, "_reach", lambda self: 1 << 31)
     compare(shape, axes, "float32")
 
 
@@ -175,7 +175,7 @@ def test_what_lies_across_is_read_in_tiles(monkeypatch):
     a, b, c, d = x.tolist(), u.tolist(), v.tolist(), row.tolist()
     expected = [a[j][i] * c[i][j] + b[j][i] + d[j] for i in range(70) for j in range(50)]
     assert flat(y) == pytest.approx(expected, rel=1e-5, abs=1e-6)
-    monkeypatch.setattr(NestWriter, "_reach", lambda self: 1 << 31)
+    monkeypatch.setattr(CudaWriter, "_reach", lambda self: 1 << 31)
     difference = [a[j][i] - c[i][j] for i in range(70) for j in range(50)]
     assert flat(x.T - v) == pytest.approx(difference, rel=1e-6, abs=1e-6)
 

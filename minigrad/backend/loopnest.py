@@ -12,7 +12,7 @@ Expressions are hash-consed tuples of a nest:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -88,10 +88,28 @@ class LoopNest:
         """How often the reduced axes are run over."""
         return 1 + max([r.level for r in self.reductions] + [s.level for s in self.stores])
 
+    @property
+    def kept_shape(self) -> tuple[int, ...]:
+        """The extents of the outer axes."""
+        return tuple(n for n, is_kept in zip(self.shape, self.kept, strict=True) if is_kept)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it writes nothing; a reduction of nothing writes the neutral element."""
+        return 0 in (self.kept_shape if self.reductions else self.shape)
+
+    def reductions_of(self, level: int) -> list[tuple[int, Reduction]]:
+        """The reductions that pass `level` accumulates, with their numbers."""
+        return [(n, r) for n, r in enumerate(self.reductions) if r.level == level]
+
+    def stores_of(self, level: int) -> list[Store]:
+        """What pass `level` stores."""
+        return [s for s in self.stores if s.level == level]
+
     def roots(self, level: int) -> list[int]:
         """The expressions that pass `level` reduces or stores."""
-        found = [r.expression for r in self.reductions if r.level == level]
-        return found + [s.expression for s in self.stores if s.level == level]
+        found = [r.expression for _, r in self.reductions_of(level)]
+        return found + [s.expression for s in self.stores_of(level)]
 
     def dependencies(self) -> list[frozenset[int]]:
         """For each expression, the axes along which its value changes."""
@@ -156,77 +174,83 @@ def independent_points(shape: tuple[int, ...], kept: tuple[bool, ...], run: int 
     return outer * -(-shape[-1] // run) if kept and kept[-1] else outer
 
 
-def reordered(nest: LoopNest, order: tuple[int, ...]) -> LoopNest:
-    """The same nest with its axes in another order."""
+def relaid(
+    nest: LoopNest,
+    shape: tuple[int, ...],
+    kept: tuple[bool, ...],
+    vector: Callable[[tuple[int, ...]], tuple[int, ...]],
+    shift: Callable[[tuple[int, ...]], int] = lambda v: 0,
+) -> LoopNest:
+    """The same expressions over other axes.
 
-    def moved(vector: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(vector[a] for a in order)
+    Args:
+        vector: from strides or coefficients along the old axes to those along the new ones.
+        shift: from the same to what is added to the offset.
+    """
 
     def access(a: Access) -> Access:
-        return Access(a.slot, a.dtype, moved(a.strides), a.offset)
+        return Access(a.slot, a.dtype, vector(a.strides), a.offset + shift(a.strides))
 
     def expression(e: tuple[Any, ...]) -> tuple[Any, ...]:
         if e[0] == "load":
             return ("load", access(e[1]))
         if e[0] == "index":
-            return ("index", Affine(e[1].offset, moved(e[1].coefficients)), e[2])
+            v = e[1].coefficients
+            return ("index", Affine(e[1].offset + shift(v), vector(v)), e[2])
         return e
 
-    return LoopNest(
-        moved(nest.shape),
-        moved(nest.kept),
-        list(map(expression, nest.expressions)),
-        nest.types,
-        [replace(r, access=access(r.access)) for r in nest.reductions],
-        [replace(s, access=access(s.access)) for s in nest.stores],
-        nest.costs,
+    return replace(
+        nest,
+        shape=shape,
+        kept=kept,
+        expressions=[expression(e) for e in nest.expressions],
+        reductions=[replace(r, access=access(r.access)) for r in nest.reductions],
+        stores=[replace(s, access=access(s.access)) for s in nest.stores],
     )
+
+
+def reordered(nest: LoopNest, order: Sequence[int]) -> LoopNest:
+    """The same nest with its axes in another order."""
+
+    def moved(vector: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(vector[a] for a in order)
+
+    return relaid(nest, moved(nest.shape), moved(nest.kept), moved)
 
 
 def simplified(nest: LoopNest) -> LoopNest:
-    """The same nest without axes of extent 1, adjacent axes merged where all strides allow."""
-    shape, kept = list(nest.shape), list(nest.kept)
-    vectors: dict[Any, list[int]] = {a: list(a.strides) for a in nest.accesses()}
-    indices = {e[1]: list(e[1].coefficients) for e in nest.expressions if e[0] == "index"}
-    everything = [*vectors.values(), *indices.values()]
+    """The same nest without axes of extent 1, adjacent axes merged where all strides allow.
 
-    def drop(axis: int) -> None:
-        del shape[axis], kept[axis]
-        for v in everything:
-            del v[axis]
+    It has at least one axis.
+    """
+    vectors = [a.strides for a in nest.accesses()]
+    vectors += [e[1].coefficients for e in nest.expressions if e[0] == "index"]
+    axes: list[int] = []  # those that stay, from the innermost out, and their extents
+    extents: list[int] = []
 
-    if not shape:  # one value: a backend sees at least one axis
-        shape, kept = [1], [True]
-        for v in everything:
-            v.append(0)
-    for axis in reversed(range(len(shape))):
-        if shape[axis] == 1 and len(shape) > 1:
-            drop(axis)
-    for axis in reversed(range(len(shape) - 1)):
-        mergeable = kept[axis] == kept[axis + 1] and all(
-            v[axis] == v[axis + 1] * shape[axis + 1] for v in everything
-        )
-        if mergeable:
-            shape[axis + 1] *= shape[axis]
-            drop(axis)
+    def is_run_of_last(axis: int) -> bool:
+        """Whether a step along the axis goes as far as all steps along the last one found."""
+        last, n = axes[-1], extents[-1]
+        return nest.kept[axis] == nest.kept[last] and all(v[axis] == v[last] * n for v in vectors)
 
-    accesses = {a: Access(a.slot, a.dtype, tuple(v), a.offset) for a, v in vectors.items()}
-    affines = {i: Affine(i.offset, tuple(v)) for i, v in indices.items()}
+    for axis in reversed(range(len(nest.shape))):
+        if nest.shape[axis] == 1:
+            continue
+        if axes and is_run_of_last(axis):
+            extents[-1] *= nest.shape[axis]
+        else:
+            axes.append(axis)
+            extents.append(nest.shape[axis])
+    if not axes:  # one value: a backend sees at least one axis
+        return relaid(nest, (1,), nest.kept[:1] or (True,), lambda v: v[:1] or (0,))
+    axes.reverse()
+    kept = tuple(nest.kept[a] for a in axes)
+    return relaid(nest, tuple(reversed(extents)), kept, lambda v: tuple(v[a] for a in axes))
 
-    def renamed(e: tuple[Any, ...]) -> tuple[Any, ...]:
-        if e[0] == "load":
-            return ("load", accesses[e[1]])
-        return ("index", affines[e[1]], e[2]) if e[0] == "index" else e
 
-    return LoopNest(
-        tuple(shape),
-        tuple(kept),
-        [renamed(e) for e in nest.expressions],
-        nest.types,
-        [
-            Reduction(r.kind, r.expression, r.dtype, accesses[r.access], r.level)
-            for r in nest.reductions
-        ],
-        [Store(s.expression, accesses[s.access], s.level) for s in nest.stores],
-        nest.costs,
-    )
+def copying(source: Operand, out: Operand) -> LoopNest:
+    """A nest that copies one operand to another of the same shape."""
+    load, store = (Access(x.slot, x.dtype, x.strides, x.offset) for x in (source, out))
+    kept = (True,) * len(out.shape)
+    nest = LoopNest(out.shape, kept, [("load", load)], [source.dtype], [], [Store(0, store, 0)])
+    return simplified(nest)

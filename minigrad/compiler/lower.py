@@ -9,7 +9,7 @@ from typing import Any
 
 from minigrad.backend.interface import Library
 from minigrad.backend.launch import Call, Operand, Program
-from minigrad.backend.loopnest import LoopNest, Store, simplified
+from minigrad.backend.loopnest import LoopNest, Store, copying, simplified
 from minigrad.compiler.build_nest import NestBuilder, point
 from minigrad.compiler.fuse import Group
 from minigrad.compiler.layout import collapsed, dense, identity_index, transposed
@@ -117,11 +117,7 @@ class Lowering:
 
     def copy(self, source: Operand, out: Operand) -> None:
         """A nest that copies one operand to another of the same shape."""
-        index = identity_index(source.shape)
-        rank = len(source.shape)
-        load = ("load", point(source, index, rank))
-        store = Store(0, point(out, index, rank), 0)
-        self.run(LoopNest(source.shape, (True,) * rank, [load], [source.dtype], [], [store]))
+        self.run(copying(source, out))
 
     def dense_copy(self, source: Operand) -> Operand:
         """A row-major copy in scratch memory."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from minigrad.backend.cuda.runtime.executable import Executable
 from minigrad.backend.cuda.runtime.memory import ALIGNMENT, BorrowedBuffer, Buffer
-from minigrad.backend.launch import Program, contiguous_strides
-from minigrad.backend.loopnest import Access, LoopNest, Store, simplified
+from minigrad.backend.launch import Operand, Program, contiguous_strides
+from minigrad.backend.loopnest import copying
 from minigrad.dtype import DType, uint8
 
 _lock = Lock()  # a program's tables are its own
@@ -42,10 +42,8 @@ def _copier(
     device: Any, shape: tuple[int, ...], strides: tuple[int, ...], offset: int, dtype: DType
 ) -> Executable:
     """The program that copies slot 0 into slot 1. Strides and offset are in elements."""
-    source = Access(0, dtype, strides, offset)
-    target = Access(1, dtype, contiguous_strides(shape), 0)
-    kept = (True,) * len(shape)
-    nest = LoopNest(shape, kept, [("load", source)], [dtype], stores=[Store(0, target, 0)])
+    source = Operand(0, dtype, shape, strides, offset)
+    target = Operand(1, dtype, shape, contiguous_strides(shape))
     program = Program(first_scratch=2)
-    device.library().loop_nest(program, simplified(nest))
+    device.library().loop_nest(program, copying(source, target))
     return device.executable(program, {}, 0, (0, 1), ())

@@ -3,12 +3,10 @@
 Kernels are generic in sizes and strides, which come from the table, and specialised in structure:
 rank, which axes are kept, which strides are 0 or 1 along the innermost axis, dtypes, expressions,
 and what is retained between passes. There are two shapes of code, by what the innermost axis is:
-reduced (`row_loops.py`) or kept (`lane_loops.py`).
+reduced (`rows.py`) or kept (`lanes.py`).
 """
 
 from __future__ import annotations
-
-from math import prod
 
 from minigrad.backend.cpu.nests.lanes import LaneLoops
 from minigrad.backend.cpu.nests.rows import RowLoops
@@ -20,9 +18,7 @@ from minigrad.backend.loopnest import LoopNest
 
 def emit(program: Program, nest: LoopNest) -> None:
     """Append the launches of one loop nest: itself, or what makes its results in parts."""
-    if prod(n for n, kept in zip(nest.shape, nest.kept, strict=True) if kept) == 0:
-        return  # nothing to write
-    if prod(nest.shape) == 0 and not nest.reductions:
+    if nest.is_empty:
         return
     for part in split(nest, program, num_threads()):
         loops = LaneLoops if part.kept[-1] else RowLoops

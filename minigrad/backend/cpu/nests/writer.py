@@ -1,77 +1,52 @@
-"""What every shape of loop-nest kernel shares: the table, addresses, expressions, accumulators."""
+"""What every shape of the CPU's loop-nest kernels shares: Numba's spelling, current addresses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from math import prod
 
-from minigrad.backend.cpu.expressions import cast, constant, render
+from minigrad.backend.cpu import expressions
 from minigrad.backend.cpu.runtime.driver import num_threads
 from minigrad.backend.cpu.runtime.jit import compile_kernel
 from minigrad.backend.cpu.vector.intrinsics import SCOPES
 from minigrad.backend.launch import Constant, Pointer, Program, Word
 from minigrad.backend.loopnest import Access, LoopNest, Reduction
+from minigrad.backend.nests.writer import NestWriter
 from minigrad.dtype import DType, float64, int64
 
 PARALLEL_FROM = 1 << 15  # operations below which a parallel region costs more than it saves
 
 
-class Source:
-    """Lines of a kernel at a current depth, and the words of its table."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.depth = 1
-        self.words: list[Word] = []
-
-    def line(self, text: str) -> None:
-        """One line."""
-        self.lines.append("    " * self.depth + text)
-
-    def loop(self, header: str) -> None:
-        """The head of a loop; what follows is its body until `depth` is set back."""
-        self.line(header)
-        self.depth += 1
-
-    def word(self, value: Word, name: str, kind: str = "int64") -> None:
-        """A table entry, read into the local `name` at the top of the kernel."""
-        self.line(f"{name} = load_{kind}(table, {len(self.words)})")
-        self.words.append(value)
-
-
-class NestWriter:
+class NumbaWriter(NestWriter):
     """Writes and launches the kernel of one nest. Subclasses write the loops (`body`).
 
-    Locals of a kernel: n0 is the extent of axis 0, i0 the position along it (`i` along the
-    innermost), p0 the address of access 0, s0_1 its stride along axis 1, e0 expression 0.
+    Besides what `NestWriter` lists, n0 is the extent of axis 0, and the position along the
+    innermost axis is `i`. `here` holds the local that is the current address of each access.
     """
 
     outer: int  # what [begin, end) is a share of
-    row_points = 0  # points that take about as long as what each of `outer` costs besides
+    row_points = 0  # what each of `outer` costs apart from its points, as so many more points
+    render = staticmethod(expressions.render)
+    index = staticmethod(expressions.cast)
 
     def __init__(self, program: Program, nest: LoopNest):
-        self.program, self.nest = program, nest
-        self.out = Source()
-        self.rank = len(nest.shape)
-        self.lane = self.rank - 1
-        self.kept = [a for a in range(self.rank) if nest.kept[a]]
-        self.reduced = [a for a in range(self.rank) if not nest.kept[a]]
-        self.accesses = {a: j for j, a in enumerate(nest.accesses())}
-        self.varies = nest.dependencies()
+        super().__init__(program, nest)
+        self.here: dict[Access, str] = {}
         self._scopes: dict[object, int] = {}
 
     def body(self) -> None:
         """Write the loops."""
-        raise AssertionError("a subclass writes the loops")
+        raise NotImplementedError
 
     def emit(self) -> None:
         """Append the launch to the program."""
-        self._declare()
+        for a, n in enumerate(self.nest.shape):
+            self.word(n, f"n{a}")
+        self.declare()
         self.body()
-        source = "\n".join(["def kernel(table, begin, end):", *self.out.lines]) + "\n"
-        name = "_".join(self.nest.ops)[:60] or "copy"  # a profile can be read by it
-        kernel = compile_kernel(name, source)
-        self.program.launch(kernel, tuple(self.out.words), self.outer, self.tasks)
+        source = "\n".join(["def kernel(table, begin, end):", *self.lines]) + "\n"
+        kernel = compile_kernel(self.name, source)
+        self.program.launch(kernel, tuple(self.words), self.outer, self.tasks)
 
     @property
     def tasks(self) -> int:
@@ -80,110 +55,97 @@ class NestWriter:
         work = points * max(len(self.nest.expressions), 4) // 4
         return min(num_threads(), self.outer) if work >= PARALLEL_FROM else 1
 
-    # --- table -----------------------------------------------------------------------------------
+    # --- spelling --------------------------------------------------------------------------------
 
-    def _declare(self) -> None:
-        out, nest = self.out, self.nest
-        for a, n in enumerate(nest.shape):
-            out.word(n, f"n{a}")
-        for access, j in self.accesses.items():
-            offset = access.offset * access.dtype.itemsize
-            out.word(Pointer(access.slot, offset), f"p{j}")
-            for a, s in enumerate(access.strides):
-                if s and not (a == self.lane and s == 1):
-                    out.word(s, f"s{j}_{a}")
-        for k, e in enumerate(nest.expressions):
-            if e[0] == "const":
-                kind, text = constant(nest.types[k])
-                out.word(Constant(e[1]), f"w{k}", kind)
-                out.line(f"e{k} = {text.format(f'w{k}')}")
-            elif e[0] == "index":
-                out.word(e[1].offset, f"x{k}")
-                for a, c in enumerate(e[1].coefficients):
-                    if c:
-                        out.word(c, f"x{k}_{a}")
+    def word(self, value: Word, name: str, kind: str = "int64") -> None:
+        """A table entry, read into a local."""
+        self.line(f"{name} = load_{kind}(table, {len(self.words)})")
+        self.words.append(value)
 
-    # --- addresses -------------------------------------------------------------------------------
+    def pointer(self, access: Access, word: Pointer, name: str) -> None:
+        """An address, as a number."""
+        self.word(word, name)
 
-    def address(self, name: str, j: int, access: Access, axes: list[int], start: str) -> None:
-        """A local `name`: the address `start` moved along `axes`."""
-        terms = [f"i{a} * s{j}_{a}" for a in axes if access.strides[a]]
-        size = access.dtype.itemsize
-        moved = f" + {size} * ({' + '.join(terms)})" if terms else ""
-        self.out.line(f"{name} = {start}{moved}")
+    def constant(self, k: int, slot: int) -> None:
+        """The value of a constant, and that as its dtype."""
+        kind, text = expressions.constant(self.nest.types[k])
+        self.word(Constant(slot), f"w{k}", kind)
+        self.define(k, text.format(f"w{k}"))
 
-    def move(self, axis: int, used: set[Access], here: dict[int, str]) -> None:
-        """Inside the loop over a reduced axis: the addresses of the accesses in `used`."""
-        for access, j in self.accesses.items():
-            if access in used and access.strides[axis]:
-                name = f"b{j}_{axis}"
-                self.address(name, j, access, [axis], here[j])
-                here[j] = name
+    def define(self, k: int, text: str) -> None:
+        """The local of an expression."""
+        self.line(f"e{k} = {text}")
 
-    def used_in(self, level: int, inner: Iterable[int]) -> set[Access]:
-        """The accesses of the pass that computes `inner`, loads and stores."""
-        used = {e[1] for e in (self.nest.expressions[k] for k in inner) if e[0] == "load"}
-        return used | {s.access for s in self.nest.stores if s.level == level}
+    def load(self, access: Access) -> str:
+        """An element of an input."""
+        return f"read_{access.dtype.name}({self.here[access]}, {self.lane_index(access)})"
 
-    def lane_index(self, access: Access, j: int) -> str:
-        """The index along the innermost axis."""
-        stride = access.strides[self.lane]
-        if stride == 0:
-            return "0"
-        return "i" if stride == 1 else f"i * s{j}_{self.lane}"
+    def write(self, access: Access, value: str) -> None:
+        """Store an element of an output."""
+        call = f"write_{access.dtype.name}_{self.scope(access)}"
+        self.line(f"{call}({self.here[access]}, {self.lane_index(access)}, {value})")
+
+    def position(self, axis: int) -> str:
+        """`i` along the innermost axis, whose loop may be cut into blocks."""
+        return "i" if axis == self.lane else f"i{axis}"
+
+    def lane_index(self, access: Access) -> str:
+        """How far an access has moved along the innermost axis, in elements."""
+        return self.offset(access, [self.lane]) or "0"
 
     def scope(self, key: object) -> int:
         """The alias scope of an array that the kernel writes."""
         return self._scopes.setdefault(key, min(len(self._scopes), SCOPES - 1))
 
+    # --- addresses -------------------------------------------------------------------------------
+
     def decode(self, axes: list[int], flat: str) -> None:
-        """Positions along the kept `axes` from one flat position."""
+        """Positions along `axes`, all but the innermost, from one flat position, which changes."""
         for position, a in enumerate(reversed(axes)):
             if position == len(axes) - 1:
-                self.out.line(f"i{a} = {flat}")
+                self.line(f"i{a} = {flat}")
             else:
-                self.out.line(f"i{a} = {flat} % n{a}")
-                self.out.line(f"{flat} = {flat} // n{a}")
+                self.line(f"i{a} = {flat} % n{a}")
+                self.line(f"{flat} = {flat} // n{a}")
 
-    # --- expressions -----------------------------------------------------------------------------
+    def start(self, axes: list[int]) -> None:
+        """The addresses of all accesses moved along the outer `axes`."""
+        self.here = {access: f"p{j}" for access, j in self.accesses.items()}
+        for access, j in self.accesses.items():
+            self._move(access, f"a{j}", axes)
 
-    def assign(self, k: int, addresses: dict[int, str]) -> None:
-        """Compute expression k into the local e{k}."""
-        e, dtype = self.nest.expressions[k], self.nest.types[k]
-        if e[0] == "load":
-            j = self.accesses[e[1]]
-            at_lane = self.lane_index(e[1], j)
-            self.out.line(f"e{k} = read_{dtype.name}({addresses[j]}, {at_lane})")
-        elif e[0] == "index":
-            terms = [f"x{k}"]
-            for a, c in enumerate(e[1].coefficients):
-                if c:
-                    terms.append(f"x{k}_{a} * {'i' if a == self.lane else f'i{a}'}")
-            self.out.line(f"e{k} = {cast(dtype, ' + '.join(terms))}")
-        elif e[0] not in ("const", "reduction"):
-            arguments = [f"e{a}" for a in e[2:]]
-            argument_type = self.nest.types[e[-1]]
-            self.out.line(f"e{k} = {render(e[0], dtype, argument_type, arguments)}")
+    def move(self, axis: int, used: set[Access]) -> None:
+        """Inside the loop over a reduced axis: the addresses of the accesses in `used`."""
+        for access, j in self.accesses.items():
+            if access in used and access.strides[axis]:
+                self._move(access, f"b{j}_{axis}", [axis])
 
-    def settle(self, axis: int, pending: list[int], here: dict[int, str]) -> list[int]:
+    def _move(self, access: Access, name: str, axes: list[int]) -> None:
+        offset = self.offset(access, axes)
+        moved = f" + {access.dtype.itemsize} * ({offset})" if offset else ""
+        self.line(f"{name} = {self.here[access]}{moved}")
+        self.here[access] = name
+
+    def used_in(self, level: int, inner: Iterable[int]) -> set[Access]:
+        """The accesses of the pass that computes `inner`, loads and stores."""
+        used = {e[1] for e in (self.nest.expressions[k] for k in inner) if e[0] == "load"}
+        return used | {s.access for s in self.nest.stores_of(level)}
+
+    def settle(self, axis: int, pending: list[int]) -> list[int]:
         """Assign what no longer changes inside the loop over `axis`; gives the rest.
 
         Nothing that changes along the innermost axis settles in the loop over another.
         """
         later = {a for a in self.reduced if a > axis} | {self.lane}
-        settled = [k for k in pending if not self.varies[k] & later]
-        for k in settled:
-            self.assign(k, here)
+        for k in pending:
+            if not self.varies[k] & later:
+                self.assign(k)
         return [k for k in pending if self.varies[k] & later]
 
-    def store(self, level: int, here: dict[int, str]) -> None:
+    def store(self, level: int) -> None:
         """The stores of a pass at one point."""
-        for s in self.nest.stores:
-            if s.level == level:
-                j = self.accesses[s.access]
-                at, name = self.lane_index(s.access, j), s.access.dtype.name
-                scope = self.scope(s.access)
-                self.out.line(f"write_{name}_{scope}({here[j]}, {at}, e{s.expression})")
+        for s in self.nest.stores_of(level):
+            self.write(s.access, f"e{s.expression}")
 
 
 def wide(r: Reduction) -> DType:

@@ -22,18 +22,17 @@ from minigrad.backend.cuda.nests.elementwise import Elementwise
 from minigrad.backend.cuda.nests.reductions import Columns, Rows
 from minigrad.backend.cuda.nests.transposed import Transposed
 from minigrad.backend.launch import Operand, Program, contiguous_strides
-from minigrad.backend.loopnest import Access, LoopNest, Reduction, Store, reordered, simplified
+from minigrad.backend.loopnest import LoopNest, Reduction, copying, reordered, simplified
+from minigrad.backend.nests.parts import combination, partial_results
 from minigrad.dtype import DType, float32, float64, int64
 
 
 def emit(program: Program, nest: LoopNest, processors: int) -> None:
     """Append the launches of one loop nest on a chip of so many multiprocessors."""
-    if prod(n for n, kept in zip(nest.shape, nest.kept, strict=True) if kept) == 0:
-        return  # nothing to write
+    if nest.is_empty:
+        return
     nest = _along_memory(nest)
     if not nest.reductions:
-        if not prod(nest.shape):
-            return
         transposed = Transposed(program, nest)
         if transposed.tiles:
             transposed.emit()
@@ -44,13 +43,10 @@ def emit(program: Program, nest: LoopNest, processors: int) -> None:
     if kernel.parts == 1:
         kernel.emit()
         return
-    kept = tuple(n for n, is_kept in zip(nest.shape, nest.kept, strict=True) if is_kept)
-    partial = [
-        Access(program.scratch_slot(kernel.parts * prod(kept) * t.itemsize), t, (), 0)
-        for t in (partial_type(r) for r in nest.reductions)
-    ]
+    types = [partial_type(r) for r in nest.reductions]
+    partial = partial_results(program, nest, kernel.parts, types)
     kernel.emit(partial)
-    emit(program, simplified(_combination(nest, partial, kernel.parts, kept)), processors)
+    emit(program, combination(nest, partial, kernel.parts), processors)
 
 
 def _along_memory(nest: LoopNest) -> LoopNest:
@@ -77,12 +73,9 @@ def dense(program: Program, operand: Operand, processors: int) -> Operand:
     """A row-major copy in scratch memory."""
     slot = program.scratch_slot(operand.size * operand.dtype.itemsize)
     strides = contiguous_strides(operand.shape)
-    load = ("load", Access(operand.slot, operand.dtype, operand.strides, operand.offset))
-    store = Store(0, Access(slot, operand.dtype, strides, 0), 0)
-    kept = (True,) * len(operand.shape)
-    nest = LoopNest(operand.shape, kept, [load], [operand.dtype], [], [store])
-    emit(program, simplified(nest), processors)
-    return replace(operand, slot=slot, strides=strides, offset=0)
+    copy = replace(operand, slot=slot, strides=strides, offset=0)
+    emit(program, copying(operand, copy), processors)
+    return copy
 
 
 def partial_type(r: Reduction) -> DType:
@@ -90,19 +83,3 @@ def partial_type(r: Reduction) -> DType:
     if r.kind == "sum":
         return float64 if r.dtype.is_floating else int64
     return float32 if r.dtype.is_floating and r.dtype.itemsize < 4 else r.dtype
-
-
-def _combination(
-    nest: LoopNest, partial: list[Access], parts: int, kept: tuple[int, ...]
-) -> LoopNest:
-    """The nest that reduces `parts` rows of partial results."""
-    steps = (prod(kept), *contiguous_strides(kept))
-    axes = [a for a, is_kept in enumerate(nest.kept) if is_kept]
-    expressions, reductions = [], []
-    for k, (p, r) in enumerate(zip(partial, nest.reductions, strict=True)):
-        expressions.append(("load", Access(p.slot, p.dtype, steps, 0)))
-        strides = (0, *(r.access.strides[a] for a in axes))
-        access = Access(r.access.slot, r.access.dtype, strides, r.access.offset)
-        reductions.append(Reduction(r.kind, k, r.dtype, access, 0))
-    types = [p.dtype for p in partial]
-    return LoopNest((parts, *kept), (False, *(True for _ in kept)), expressions, types, reductions)

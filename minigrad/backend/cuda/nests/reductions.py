@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from math import prod
 
 from minigrad.backend.cuda.expressions import memory_type, register_type
-from minigrad.backend.cuda.nests.writer import NestWriter
+from minigrad.backend.cuda.nests.writer import CudaWriter
 from minigrad.backend.cuda.prelude import MOST_THREADS, THREADS
 from minigrad.backend.launch import Pointer, Program
 from minigrad.backend.loopnest import Access, LoopNest, Reduction
@@ -45,7 +45,7 @@ def _floor_power_of_two(n: int) -> int:
     return 1 << (max(n, 1).bit_length() - 1)
 
 
-class _Reducing(NestWriter):
+class _Reducing(CudaWriter):
     """What rows and columns share: passes of accumulation, combination and result."""
 
     team: int  # threads of one kept point
@@ -54,22 +54,23 @@ class _Reducing(NestWriter):
     def __init__(self, program: Program, nest: LoopNest, processors: int):
         super().__init__(program, nest)
         self.processors = processors
-        self.outer = prod(nest.shape[a] for a in self.kept)
+        self.walked = self.reduced
+        self.outer = prod(nest.kept_shape)
         self.shape()
         self.packs = prod(nest.shape[a] for a in self.reduced) // self.lanes
         self.parts = self._parts()
 
     def shape(self) -> None:
         """Choose lanes, team and points."""
-        raise AssertionError("a subclass chooses")
+        raise NotImplementedError
 
     def combined(self, kind: str, name: str) -> str:
         """The combination of a team's values."""
-        raise AssertionError("a subclass combines")
+        raise NotImplementedError
 
     def locate(self) -> None:
         """Declare `member`, the thread's number in its team, and `point`, its number in a block."""
-        raise AssertionError("a subclass locates")
+        raise NotImplementedError
 
     @property
     def blocks(self) -> int:
@@ -86,7 +87,7 @@ class _Reducing(NestWriter):
 
     def emit(self, partial: Sequence[Access] | None = None) -> None:
         """Append the launch; with `partial`, results of each part go there."""
-        kind = self.index
+        kind = self.index_type
         self.word(self.outer, "outer")
         self.word(self.packs, "packs")
         self.word(self.team, "team", "int")
@@ -131,43 +132,35 @@ class _Reducing(NestWriter):
         self.launch(self.blocks * self.parts, self.team * self.points)
 
     def _pass(self, level: int, known: set[int], partial: Sequence[Access] | None) -> None:
-        reductions = [(n, r) for n, r in enumerate(self.nest.reductions) if r.level == level]
+        reductions = self.nest.reductions_of(level)
         self.line(f"// pass {level}")
-        for k in self.nest.cone(self.nest.roots(level)):
-            fixed = not self.varies[k] & set(self.reduced)
-            if fixed and k not in known and self._computes(k):
-                e = self.nest.expressions[k]
-                self.assign(k, f"read({self.place(e[1], ())})" if e[0] == "load" else "")
-                known.add(k)
+        self.assign_fixed(level, self.kept, known)
         for n, r in reductions:
             self.line(f"{_wide(r, self.nest)} t{n} = {_initial(r, self.nest)};")
-        kind = self.index
-        blocked = any(r.kind == "sum" for _, r in reductions)
-        if blocked:
-            self.open(f"for ({kind} done = 0; done < turns; done += {BLOCK})")
-            for n, r in reductions:
-                if r.kind == "sum":
+        kind = self.index_type
+        sums = [(n, r) for n, r in reductions if r.kind == "sum"]
+        if sums:
+            with self.block(f"for ({kind} done = 0; done < turns; done += {BLOCK})"):
+                for n, r in sums:
                     self.line(f"{_narrow(r, self.nest)} a{n}[{self.lanes}] = {{}};")
-            self.line(f"const {kind} rest = turns - done;")
-            self.line(f"const int block_turns = rest < {BLOCK} ? (int)rest : {BLOCK};")
-            self.unroll(level, known)
-            self.open("for (int t = 0; t < block_turns; ++t)")
-            self.line(f"const {kind} r = first + (done + t) * team;")
-        else:
-            self.unroll(level, known)
-            self.open(f"for ({kind} t = 0; t < turns; ++t)")
-            self.line(f"const {kind} r = first + t * team;")
-        self.decode(self.reduced, "r", self.lanes)
-        self.work(level, known, self.reduced)
-        self.close()
-        if blocked:
-            for n, r in reductions:
-                if r.kind == "sum":
+                self.line(f"const {kind} rest = turns - done;")
+                self.line(f"const int block_turns = rest < {BLOCK} ? (int)rest : {BLOCK};")
+                self._turns(level, known, "int", "block_turns", "(done + t)")
+                for n, _ in sums:
                     each = "".join(f" + a{n}[{lane}]" for lane in range(self.lanes))
                     self.line(f"t{n} = t{n}{each};")
-            self.close()
+        else:
+            self._turns(level, known, kind, "turns", "t")
         for n, r in reductions:
             self._result(n, r, known, partial)
+
+    def _turns(self, level: int, known: set[int], kind: str, count: str, turn: str) -> None:
+        """The loop over a thread's packs: number `turn` of the pass is the t-th of `count` here."""
+        self.unroll(level, known)
+        with self.block(f"for ({kind} t = 0; t < {count}; ++t)"):
+            self.line(f"const {self.index_type} r = first + {turn} * team;")
+            self.decode(self.reduced, "r", self.lanes)
+            self.work(level, known)
 
     def unroll(self, level: int, known: set[int]) -> None:
         """Let a loop with few loads begin those of its next turns, too, if it has these turns."""
@@ -193,21 +186,20 @@ class _Reducing(NestWriter):
             target = f"array_at<{memory}>(table[{at}]) + (part * outer + kept)"
             self.line(f"if (writes) store({target}, ({register_type(p.dtype)})r{n});")
             return
-        self.line(f"if (writes) store({self.place(r.access, ())}, ({kind})r{n});")
+        self.line(f"if (writes) store({self.place(r.access)}, ({kind})r{n});")
         key = ("reduction", n)
         if key in self.nest.expressions:
             k = self.nest.expressions.index(key)
-            self.line(f"const {kind} e{k} = ({kind})r{n};")
+            self.define(k, f"({kind})r{n}")
             known.add(k)
 
     def accumulate(self, level: int) -> None:
         """Add one element to the reductions of a pass."""
-        for n, r in enumerate(self.nest.reductions):
-            if r.level == level:
-                if r.kind == "sum":
-                    self.line(f"a{n}[{'j' if self.lanes > 1 else '0'}] += e{r.expression};")
-                else:
-                    self.line(f"t{n} = maximum_of(t{n}, ({_wide(r, self.nest)})e{r.expression});")
+        for n, r in self.nest.reductions_of(level):
+            if r.kind == "sum":
+                self.line(f"a{n}[{self.lane_number}] += e{r.expression};")
+            else:
+                self.line(f"t{n} = maximum_of(t{n}, ({_wide(r, self.nest)})e{r.expression});")
 
 
 class Rows(_Reducing):

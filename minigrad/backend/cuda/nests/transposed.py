@@ -7,10 +7,12 @@ tile of it along the axis in which it lies, and hands the elements on in shared 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 
-from minigrad.backend.cuda.expressions import memory_type, register_type
-from minigrad.backend.cuda.nests.writer import NestWriter
+from minigrad.backend.cuda.expressions import memory_type
+from minigrad.backend.cuda.nests.writer import CudaWriter
 from minigrad.backend.cuda.prelude import THREADS
 from minigrad.backend.launch import Program
 from minigrad.backend.loopnest import Access, LoopNest
@@ -29,7 +31,7 @@ def across(nest: LoopNest, access: Access) -> int | None:
     return axes[0] if axes else None
 
 
-class Transposed(NestWriter):
+class Transposed(CudaWriter):
     """Every axis is kept, and some loads lie across: see [Note: transposed tiles]."""
 
     def __init__(self, program: Program, nest: LoopNest):
@@ -44,7 +46,7 @@ class Transposed(NestWriter):
         assert axis is not None
         outer = [a for a in range(self.rank) if a not in (axis, lane)]
         extents = {a: shape[a] for a in outer} | {a: -(-shape[a] // SIDE) for a in (lane, axis)}
-        kind = self.index
+        kind = self.index_type
         self.word(shape[axis], "height")
         self.word(shape[lane], "width")
         rest = f"({kind})blockIdx.x"
@@ -63,29 +65,23 @@ class Transposed(NestWriter):
         for k, type_ in types.items():
             self.line(f"__shared__ {type_} tile{k}[{SIDE}][{SIDE + 1}];")
         self.line(f"const int x = threadIdx.x % {SIDE}, y = threadIdx.x / {SIDE};")
-        axes = list(range(self.rank))
-        self._tile(axis, lane)
-        for k in self.tiles:
-            address = self.place(self.nest.expressions[k][1], axes)
-            self.line(f"tile{k}[y + row][x] = read_pack<1>({address});")
-        self._end()
+        with self._tile(axis, lane):
+            for k in self.tiles:
+                address = self.place(self.nest.expressions[k][1])
+                self.line(f"tile{k}[y + row][x] = read_pack<1>({address});")
         self.line("__syncthreads();")
-        self._tile(lane, axis)
-        for k in self.tiles:
-            value = register_type(self.nest.types[k])
-            self.line(f"const {value} e{k} = load(&tile{k}[x][y + row].at[0]);")
-        self.work(0, set(self.tiles), axes)
-        self._end()
+        with self._tile(lane, axis):
+            for k in self.tiles:
+                self.define(k, f"load(&tile{k}[x][y + row].at[0])")
+            self.work(0, set(self.tiles))
         self.launch(prod(extents.values()), THREADS)
 
-    def _tile(self, along: int, down: int) -> None:
-        """Open the loop over a tile, neighbours side by side along one axis."""
+    @contextmanager
+    def _tile(self, along: int, down: int) -> Iterator[None]:
+        """The loop over a tile, neighbours side by side along one axis."""
         self.line("#pragma unroll")
-        self.open(f"for (int row = 0; row < {SIDE}; row += {ROWS})")
-        for a, position in ((along, "x"), (down, "y + row")):
-            self.line(f"const {self.index} i{a} = c{a} * {SIDE} + {position};")
-        self.open(f"if (i{self.axis} < height && i{self.lane} < width)")
-
-    def _end(self) -> None:
-        self.close()
-        self.close()
+        with self.block(f"for (int row = 0; row < {SIDE}; row += {ROWS})"):
+            for a, position in ((along, "x"), (down, "y + row")):
+                self.line(f"const {self.index_type} i{a} = c{a} * {SIDE} + {position};")
+            with self.block(f"if (i{self.axis} < height && i{self.lane} < width)"):
+                yield

@@ -1,83 +1,97 @@
-"""What every shape of loop-nest kernel shares: the table, addresses, and the work at one point."""
+"""What every shape of CUDA's loop-nest kernels shares: spelling, packs, the work at one point."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from math import prod
 
-from minigrad.backend.cuda.expressions import (
-    cast,
-    constant,
-    memory_type,
-    register_type,
-    render,
-)
+from minigrad.backend.cuda import expressions
+from minigrad.backend.cuda.expressions import memory_type, register_type
 from minigrad.backend.cuda.prelude import bounded, divisor_words
 from minigrad.backend.cuda.runtime.jit import compile_kernel
 from minigrad.backend.launch import Constant, Pointer, Program, Word
-from minigrad.backend.loopnest import Access, LoopNest
+from minigrad.backend.loopnest import Access, Affine, LoopNest
+from minigrad.backend.nests.writer import NestWriter
 from minigrad.dtype import int64
 
 PACK_BYTES = 16  # the largest access of one thread
 MOST_LANES = 8
 
 
-class NestWriter:
+class CudaWriter(NestWriter):
     """Writes the kernel of one nest. Subclasses write the loops.
 
-    Locals of a kernel: n0 is the extent of axis 0 and i0 the position along it, p0 the address of
-    access 0, s0_1 its stride along axis 1 in elements, e0 expression 0. Along the innermost axis a
-    thread has `lanes` elements at once, from its position on; `j` counts them.
+    Along the innermost axis a thread has `lanes` elements at once, from its position on; `j` counts
+    them. Arrays without gaps along it are read and written in packs of that many. Besides what
+    `NestWriter` lists, v0 is the pack read from access 0, and w0 the one that store 0 writes.
     """
 
+    opens, closes = " {", "}"
+    render = staticmethod(expressions.render)
+    index = staticmethod(partial(expressions.cast, source=int64))
+
     def __init__(self, program: Program, nest: LoopNest):
-        self.program, self.nest = program, nest
-        self.rank = len(nest.shape)
-        self.lane = self.rank - 1
-        self.kept = [a for a in range(self.rank) if nest.kept[a]]
-        self.reduced = [a for a in range(self.rank) if not nest.kept[a]]
-        self.accesses = {a: j for j, a in enumerate(nest.accesses())}
-        self.varies = nest.dependencies()
-        self.index = "int" if self._reach() < 1 << 31 else "i64"
+        super().__init__(program, nest)
+        self.index_type = "int" if self._reach() < 1 << 31 else "i64"
         self.lanes = 1
+        self.walked = list(range(self.rank))  # axes along which `place` goes, from o0 or p0
         self.moved: set[Access] = set()  # those with a local o0, o1, ...: how far they have moved
-        self.lines: list[str] = []
-        self.depth = 1
-        self.words: list[Word] = []
+        self.packed: set[Access] = set()  # those that have been read into v0, v1, ...
 
-    # --- text ------------------------------------------------------------------------------------
-
-    def line(self, text: str) -> None:
-        """One line at the current depth."""
-        self.lines.append("    " * self.depth + text)
-
-    def open(self, head: str) -> None:
-        """The head of a block."""
-        self.line(head + " {")
-        self.depth += 1
-
-    def close(self) -> None:
-        """The end of a block."""
-        self.depth -= 1
-        self.line("}")
+    # --- spelling --------------------------------------------------------------------------------
 
     def word(self, value: Word, name: str, kind: str | None = None) -> None:
-        """A table entry, read into the local `name` as an index, or as `kind`."""
-        kind = kind or self.index
+        """A table entry, read into a local as an index, or as `kind`."""
+        kind = kind or self.index_type
         self.line(f"const {kind} {name} = ({kind})table[{len(self.words)}];")
         self.words.append(value)
 
+    def coefficient(self, value: int, name: str) -> None:
+        """A number of 64 bits, since an index is a value of the user's."""
+        self.word(value, name, "i64")
+
+    def pointer(self, access: Access, word: Pointer, name: str) -> None:
+        """A typed address, of constants if the kernel only reads there."""
+        kind = memory_type(access.dtype)
+        if all(access != x.access for x in (*self.nest.reductions, *self.nest.stores)):
+            kind = f"const {kind}"
+        self.line(f"{kind}* {name} = array_at<{kind}>(table[{len(self.words)}]);")
+        self.words.append(word)
+
+    def constant(self, k: int, slot: int) -> None:
+        """The value of a constant."""
+        self.define(k, expressions.constant(self.nest.types[k], f"table[{len(self.words)}]"))
+        self.words.append(Constant(slot))
+
     def divisor(self, n: int, name: str) -> None:
-        """A number to divide by, as the local `name`."""
-        kind = "Divisor" if self.index == "int" else "WideDivisor"
+        """A number to divide by, as a local."""
+        kind = "Divisor" if self.index_type == "int" else "WideDivisor"
         self.line(f"const {kind} {name}(table + {len(self.words)});")
         self.words += divisor_words(n)
+
+    def define(self, k: int, text: str) -> None:
+        """The local of an expression, in the type that its dtype is computed in."""
+        self.line(f"const {register_type(self.nest.types[k])} e{k} = {text};")
+
+    def index_terms(self, k: int, index: Affine) -> list[str]:
+        """Those of the thread's first element, and that of lane j."""
+        terms = super().index_terms(k, index)
+        if self.lanes > 1 and index.coefficients[self.lane]:
+            terms.append(f"x{k}_{self.lane} * j")
+        return terms
+
+    def load(self, access: Access) -> str:
+        """An element of lane j, from memory or from the pack that holds it."""
+        if access in self.packed:
+            return f"load(&v{self.accesses[access]}.at[{self.lane_number}])"
+        return f"read({self._stepped(access)})"
 
     def launch(self, blocks: int, threads: int) -> None:
         """Append the kernel as it is written, and its launch, to the program."""
         source = bounded(threads) + "\n".join(["KERNEL {", *self.lines, "}"]) + "\n"
-        name = "_".join(self.nest.ops)[:60] or "copy"  # a profile can be read by it
-        self.program.launch(compile_kernel(name, source), tuple(self.words), blocks, threads)
+        kernel = compile_kernel(self.name, source)
+        self.program.launch(kernel, tuple(self.words), blocks, threads)
 
     # --- structure -------------------------------------------------------------------------------
 
@@ -104,30 +118,6 @@ class NestWriter:
             lanes //= 2
         return lanes
 
-    # --- table -----------------------------------------------------------------------------------
-
-    def declare(self) -> None:
-        """Read strides, addresses and constants."""
-        for access, j in self.accesses.items():
-            writes = any(access == x.access for x in (*self.nest.reductions, *self.nest.stores))
-            kind = memory_type(access.dtype) if writes else f"const {memory_type(access.dtype)}"
-            self.line(f"{kind}* p{j} = array_at<{kind}>(table[{len(self.words)}]);")
-            self.words.append(Pointer(access.slot, access.offset * access.dtype.itemsize))
-            for a, s in enumerate(access.strides):
-                if s and not (a == self.lane and s == 1):
-                    self.word(s, f"s{j}_{a}")
-        for k, e in enumerate(self.nest.expressions):
-            dtype = self.nest.types[k]
-            if e[0] == "const":
-                value = constant(dtype, f"table[{len(self.words)}]")
-                self.line(f"const {register_type(dtype)} e{k} = {value};")
-                self.words.append(Constant(e[1]))
-            elif e[0] == "index":
-                self.word(e[1].offset, f"x{k}", "i64")
-                for a, c in enumerate(e[1].coefficients):
-                    if c:
-                        self.word(c, f"x{k}_{a}", "i64")
-
     def divisors(self, axes: list[int], lanes: int = 1) -> None:
         """What `decode` divides by: the extents of all but the first, in packs on the innermost."""
         for a in axes[1:]:
@@ -135,7 +125,7 @@ class NestWriter:
 
     def decode(self, axes: list[int], flat: str, lanes: int = 1) -> None:
         """Positions along `axes` from one flat position; the innermost counts packs of `lanes`."""
-        kind = self.index
+        kind = self.index_type
         rest = flat
         for place, a in enumerate(reversed(axes)):
             scale = f" * {lanes}" if a == self.lane and lanes > 1 else ""
@@ -149,98 +139,69 @@ class NestWriter:
 
     # --- the work at one point -------------------------------------------------------------------
 
-    def offset(self, access: Access, axes: Iterable[int]) -> str:
-        """How far along `axes` an access has moved, in elements."""
-        j = self.accesses[access]
-        terms = []
-        for a in axes:
-            if access.strides[a]:
-                unit = a == self.lane and access.strides[a] == 1
-                terms.append(f"i{a}" if unit else f"i{a} * s{j}_{a}")
-        return " + ".join(terms)
+    @property
+    def lane_number(self) -> str:
+        """Which of the thread's elements the writer is at."""
+        return "j" if self.lanes > 1 else "0"
 
-    def place(self, access: Access, axes: Iterable[int]) -> str:
-        """The address of an access moved along `axes`, and by what `moved` says."""
-        j = self.accesses[access]
+    def place(self, access: Access) -> str:
+        """The address of an access at the thread's first element."""
+        j, offset = self.accesses[access], self.offset(access, self.walked)
         terms = [f"o{j}"] if access in self.moved else []
-        offset = self.offset(access, axes)
         terms += [offset] if offset else []
         return f"p{j} + ({' + '.join(terms)})" if terms else f"p{j}"
 
-    def assign(self, k: int, loaded: str = "") -> None:
-        """Compute expression k, which does not change along the lanes, or lane j of it.
+    def _stepped(self, access: Access) -> str:
+        """The address of lane j where lanes are not next to each other."""
+        address = self.place(access)
+        if self.lanes > 1 and access.strides[self.lane]:
+            return f"{address} + j * s{self.accesses[access]}_{self.lane}"
+        return address
 
-        Args:
-            loaded: how, if it is a load.
-        """
-        e, dtype = self.nest.expressions[k], self.nest.types[k]
-        if e[0] == "load":
-            text = loaded
-        elif e[0] == "index":
-            terms = [f"x{k}"] + [f"x{k}_{a} * i{a}" for a, c in enumerate(e[1].coefficients) if c]
-            if self.lanes > 1 and e[1].coefficients[self.lane]:
-                terms.append(f"x{k}_{self.lane} * j")
-            text = cast(dtype, " + ".join(terms), int64)
-        else:
-            text = render(e[0], dtype, self.nest.types[e[-1]], [f"e{a}" for a in e[2:]])
-        self.line(f"const {register_type(dtype)} e{k} = {text};")
-
-    def work(self, level: int, known: set[int], axes: list[int]) -> None:
+    def work(self, level: int, known: set[int]) -> None:
         """What pass `level` does at a point whose positions along all axes are known.
 
         Args:
             known: expressions that have been computed before.
-            axes: those along which addresses have not moved yet.
         """
-        needed = self.nest.cone(self.nest.roots(level))
-        todo = [k for k in needed if k not in known and self._computes(k)]
-        fixed = [k for k in todo if self.lane not in self.varies[k]]
+        todo = [k for k in self.nest.cone(self.nest.roots(level)) if k not in known]
         moving = [k for k in todo if self.lane in self.varies[k]]
-        for k in fixed:
-            e = self.nest.expressions[k]
-            self.assign(k, f"read({self.place(e[1], axes)})" if e[0] == "load" else "")
-        packs = {}
-        for k in moving:
-            e = self.nest.expressions[k]
-            if e[0] == "load" and e[1].strides[self.lane] == 1:
-                packs[k] = f"v{k}"
-                address = self.place(e[1], axes)
-                self.line(f"const auto v{k} = read_pack<{self.lanes}>({address});")
-        stores = [s for s in self.nest.stores if s.level == level]
-        for n, s in enumerate(stores):
-            if s.access.strides[self.lane] == 1:
-                self.line(f"Pack<{memory_type(s.access.dtype)}, {self.lanes}> w{n};")
-        if self.lanes > 1:
-            self.line("#pragma unroll")
-            self.open(f"for (int j = 0; j < {self.lanes}; ++j)")
-        at = "j" if self.lanes > 1 else "0"
-        for k in moving:
-            e = self.nest.expressions[k]
-            if k in packs:
-                self.assign(k, f"load(&v{k}.at[{at}])")
-            else:
-                self.assign(k, f"read({self._stepped(e[1], axes)})" if e[0] == "load" else "")
-        for n, s in enumerate(stores):
-            if s.access.strides[self.lane] == 1:
-                self.line(f"store(&w{n}.at[{at}], e{s.expression});")
-            else:
-                self.line(f"store({self._stepped(s.access, axes)}, e{s.expression});")
-        self.accumulate(level)
-        if self.lanes > 1:
-            self.close()
-        for n, s in enumerate(stores):
-            if s.access.strides[self.lane] == 1:
-                self.line(f"store_pack({self.place(s.access, axes)}, w{n});")
+        for k in todo:
+            if self.lane not in self.varies[k]:
+                self.assign(k)
+        self._read_packs(moving)
+        stores = list(enumerate(self.nest.stores_of(level)))
+        packed = [(n, s) for n, s in stores if self.is_unit(s.access, self.lane)]
+        for n, s in packed:
+            self.line(f"Pack<{memory_type(s.access.dtype)}, {self.lanes}> w{n};")
+        with self._each_lane():
+            for k in moving:
+                self.assign(k)
+            for n, s in stores:
+                is_packed = (n, s) in packed
+                at = f"&w{n}.at[{self.lane_number}]" if is_packed else self._stepped(s.access)
+                self.line(f"store({at}, e{s.expression});")
+            self.accumulate(level)
+        for n, s in packed:
+            self.line(f"store_pack({self.place(s.access)}, w{n});")
 
-    def _computes(self, k: int) -> bool:
-        return self.nest.expressions[k][0] not in ("const", "reduction")
+    def _read_packs(self, expressions: list[int]) -> None:
+        """Read what lies side by side along the lanes, each array by one access."""
+        loads = [
+            e[1] for e in map(self.nest.expressions.__getitem__, expressions) if e[0] == "load"
+        ]
+        self.packed = {access for access in loads if self.is_unit(access, self.lane)}
+        for access in loads:
+            if access in self.packed:
+                pack = f"v{self.accesses[access]}"
+                self.line(f"const auto {pack} = read_pack<{self.lanes}>({self.place(access)});")
 
-    def _stepped(self, access: Access, axes: list[int]) -> str:
-        """The address of lane j where lanes are not next to each other."""
-        address = self.place(access, axes)
-        if self.lanes > 1 and access.strides[self.lane]:
-            return f"{address} + j * s{self.accesses[access]}_{self.lane}"
-        return address
+    def _each_lane(self) -> AbstractContextManager[None]:
+        """A loop over the thread's elements, if it has several."""
+        if self.lanes == 1:
+            return nullcontext()
+        self.line("#pragma unroll")
+        return self.block(f"for (int j = 0; j < {self.lanes}; ++j)")
 
     def accumulate(self, level: int) -> None:
         """Add one element to the reductions of a pass."""
