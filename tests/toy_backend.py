@@ -14,8 +14,9 @@ from typing import Any
 
 import gather_definitions as gathers
 import window_definitions as windows
+from cases import ELEMENTWISE
 from conv_definitions import Case, plain
-from reference import SCALAR, Values, philox, positions, rounded
+from reference import Values, philox, positions, rounded
 
 from minigrad.backend import checks, interface
 from minigrad.backend.batches import Assembly
@@ -24,6 +25,8 @@ from minigrad.backend.launch import Operand, Pointer, Program
 from minigrad.backend.loopnest import Access, LoopNest
 from minigrad.dtype import ALL, DType
 from minigrad.errors import DeviceError
+
+MEANING = {row.primitive: row.meaning for row in ELEMENTWISE if row.meaning}
 
 dtypes = frozenset(d for d in ALL if d.everywhere)
 dlpack_types = (12,)  # kDLExtDev
@@ -315,7 +318,7 @@ class _Interpreter:
             if dtype.kind in ("int", "uint"):
                 value = math.trunc(value) if math.isfinite(value) else 0
         else:
-            value = SCALAR[e[0]](*(values[a] for a in e[2:]))
+            value = MEANING[e[0]](*(values[a] for a in e[2:]))
         return rounded([value], dtype)[0]
 
     def _store(self, access: Access, point: tuple[int, ...], value: Any) -> None:
@@ -329,7 +332,7 @@ def _reduced(kind: str, dtype: DType, terms: Values) -> Any:
     low = 0 if dtype.kind in ("uint", "bool") else -(1 << (8 * dtype.itemsize - 1))
     best = -math.inf if dtype.is_floating else low
     for x in terms:
-        best = SCALAR["maximum"](x, best)
+        best = MEANING["maximum"](x, best)
     return best
 
 
