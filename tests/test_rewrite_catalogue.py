@@ -15,7 +15,7 @@ from test_rewrite_rules import ARITHMETIC, EXAMPLES, GRAPHS
 from test_rewrite_strict import HIDERS
 
 from minigrad import ops, rewrite
-from minigrad.compiler.plan import structure
+from minigrad.compiler.run import structure
 from minigrad.graph import Node, topological
 from minigrad.rewrite import CATALOGUE, HIDING, RULES, STATEMENTS, Rewriting, simplify
 

@@ -58,8 +58,8 @@ def source_index(node: Node, index: Index, rank: int) -> Index | None:
         return tuple(result)
     if name == "expand":
         return tuple(
-            Affine(0, (0,) * len(i.coefficients)) if n == 1 else i
-            for i, n in zip(index, x.shape, strict=True)
+            i if m == n else Affine(0, (0,) * rank)
+            for i, m, n in zip(index, x.shape, node.shape, strict=True)
         )
     if name == "slice":
         parts = zip(index, attrs["starts"], attrs["steps"], strict=True)
@@ -92,26 +92,17 @@ def reshape_strides(shape: Shape, strides: Ints, target: Shape) -> Ints | None:
 
 def view_operand(node: Node, base: Operand) -> Operand | None:
     """The operand of a view node over its input's operand; None if strides cannot express it."""
-    name, attrs = node.op.name, node.attrs
-    strides, offset = base.strides, base.offset
-    if name == "permute":
-        strides = tuple(strides[a] for a in attrs["axes"])
-    elif name == "expand":
-        both = zip(base.shape, node.shape, strides, strict=True)
-        strides = tuple(0 if a != b else s for a, b, s in both)
-    elif name == "slice":
-        offset += sum(s * a for s, a in zip(strides, attrs["starts"], strict=True))
-        strides = tuple(s * k for s, k in zip(strides, attrs["steps"], strict=True))
-    elif name == "flip":
-        axes = attrs["axes"]
-        offset += sum(strides[a] * (base.shape[a] - 1) for a in axes)
-        strides = tuple(-s if a in axes else s for a, s in enumerate(strides))
-    else:
-        reshaped = reshape_strides(base.shape, strides, node.shape)
-        if reshaped is None:
+    if node.op.name == "reshape":
+        strides = reshape_strides(base.shape, base.strides, node.shape)
+        if strides is None:
             return None
-        strides = reshaped
-    return Operand(base.slot, base.dtype, node.shape, strides, offset)
+        return Operand(base.slot, base.dtype, node.shape, strides, base.offset)
+    rank = node.ndim  # elsewhere an element is where its index in the input is
+    axes = tuple(Affine(0, tuple(int(i == axis) for i in range(rank))) for axis in range(rank))
+    at = Affine(base.offset, (0,) * rank)
+    for index, stride in zip(source_index(node, axes, rank) or (), base.strides, strict=True):
+        at = at.plus(index.scaled(stride))
+    return Operand(base.slot, base.dtype, node.shape, at.coefficients, at.offset)
 
 
 def transposed(operand: Operand, axes: Ints) -> Operand:

@@ -7,13 +7,14 @@ rest of the process: a node that somebody else has computed must not become an i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partialmethod
 from typing import Any
 
-from minigrad import graph
+from minigrad import graph, ops
 from minigrad.graph import Node, Number, Primitive, Shape, const_op
-from minigrad.ops import add, div, expand, mul, neg, permute, reshape, sub, sum_
+from minigrad.ops import expand, permute, reshape
 
-_COMMUTE = (add, mul)
+_COMMUTE = (ops.add, ops.mul)
 
 
 class NodeBuilder:
@@ -62,7 +63,7 @@ class NodeBuilder:
         return self.reshape(node, (1,) * (like.ndim if rank is None else rank))
 
     def reshape(self, x: Node, shape: Shape) -> Node:
-        """A reshape, of the first of several."""
+        """x in another shape; of several reshapes only the last one remains."""
         while x.op is reshape and x.storage is None:
             x = x.inputs[0]
         return x if x.shape == shape else self.make(reshape, (x,), {"shape": shape})
@@ -88,30 +89,19 @@ class NodeBuilder:
             a, b = self.expand(a, shape), self.expand(b, shape)
         return self.make(op, (a, b), {})
 
-    def add(self, a: Node, b: Node) -> Node:
-        """A + b."""
-        return self.together(add, a, b)
-
-    def sub(self, a: Node, b: Node) -> Node:
-        """A - b."""
-        return self.together(sub, a, b)
-
-    def mul(self, a: Node, b: Node) -> Node:
-        """A * b."""
-        return self.together(mul, a, b)
-
-    def div(self, a: Node, b: Node) -> Node:
-        """A / b."""
-        return self.together(div, a, b)
+    add = partialmethod(together, ops.add)  # a + b
+    sub = partialmethod(together, ops.sub)  # a - b
+    mul = partialmethod(together, ops.mul)  # a * b
+    div = partialmethod(together, ops.div)  # a / b
 
     def neg(self, a: Node) -> Node:
-        """Minus a."""
-        return self.make(neg, (a,), {})
+        """-a."""
+        return self.make(ops.neg, (a,), {})
 
     def sum(self, x: Node, axes: Iterable[int]) -> Node:
         """The sum over `axes`; those of extent 1 need none."""
         axes = tuple(a for a in sorted(axes) if x.shape[a] != 1)
-        return self.make(sum_, (x,), {"axes": axes}) if axes else x
+        return self.make(ops.sum_, (x,), {"axes": axes}) if axes else x
 
 
 def _key(op: Primitive, inputs: Sequence[Node], attrs: dict[str, Any], node: Node | None = None):

@@ -21,7 +21,7 @@ apart. The first is known to be m*mu and the second is m*mu by "count": nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -64,7 +64,7 @@ class Sum(NamedTuple):
         return Sum(self.terms, axes, self.shape)
 
 
-Parts = list[tuple[Terms, Sum | None]]
+Parts = list[tuple[Terms, Sum | None]]  # the sum of terms * Sum; terms alone beside None
 Rule = Callable[["Reductions", Sum], Parts | None]
 
 
@@ -73,17 +73,17 @@ class Reductions(Algebra):
 
     Args:
         builder: makes the nodes.
-        rules: (name, rule) in the order in which they are tried.
         early: whether a node is computed before the backward that is being simplified.
         known: ids of reductions that are made anyway, as an earlier run with this builder found.
         off: names of rules that do not apply.
         record: told of every rule applied.
     """
 
+    all_rules: Mapping[str, Rule] = {}  # in the order in which they are tried
+
     def __init__(
         self,
         builder: NodeBuilder,
-        rules: Sequence[tuple[str, Rule]],
         early: Callable[[Node], bool],
         known: Collection[int] = (),
         off: Collection[str] = (),
@@ -93,7 +93,7 @@ class Reductions(Algebra):
         super().__init__(self.writer.lower, off, record)
         self.writer.algebra = self
         self.builder, self.early, self.known = builder, early, known
-        self.rules = [(name, rule) for name, rule in rules if name not in self.off]
+        self.rules = [(name, rule) for name, rule in self.all_rules.items() if name not in self.off]
         self.here: Node  # the node in hand
         self.terms: dict[int, Terms] = {}  # node id -> its value
         self.totals: dict[Any, Terms] = {}  # Sum.key -> its value

@@ -18,7 +18,7 @@ from minigrad.ops.shapes import common_refinement
 from minigrad.rewrite.catalogue import named
 from minigrad.rewrite.node_builder import NodeBuilder
 
-Split = tuple[Shape, ...]  # for each axis of a node, the extents it is worked on with
+Split = tuple[Shape, ...]  # for each axis of a shape, the extents of the finer axes in its place
 
 
 def split_axes(parts: Sequence[int], shape: Shape) -> Split:
@@ -82,9 +82,11 @@ def _common(a: Split, b: Split) -> Split | None:
 
 
 class _Refinement:
+    """Builds nodes anew over finer axes. A visit gives None where it must be in its own shape."""
+
     def __init__(self, view: dict[Shape, Split], builder: NodeBuilder):
         self.view, self.builder = view, builder
-        # Of each node: what it is worked on as, and that one's extents for each of its axes.
+        # Node id -> the node in its place, and what its own axes are split into there.
         self.new: dict[int, tuple[Node, Split]] = {}
 
     def unrefined(self, n: Node) -> Node:

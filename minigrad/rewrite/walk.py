@@ -7,32 +7,16 @@ reductions whatever the order of the outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import isfinite
 from typing import Any
 
+from minigrad import ops
 from minigrad.graph import Node, Primitive, const_op, const_value
-from minigrad.ops import (
-    add,
-    cast,
-    div,
-    expand,
-    mul,
-    neg,
-    permute,
-    pow_,
-    reshape,
-    rsqrt,
-    sqrt,
-    sub,
-    sum_,
-    where,
-)
 from minigrad.ops.control import checkpoint_op, stop_gradient_op, variable_op
 from minigrad.rewrite.axes import AxisChange, reshaping
 from minigrad.rewrite.catalogue import named
-from minigrad.rewrite.node_builder import NodeBuilder
 from minigrad.rewrite.one_hot import indicator, labels_and_axis
 from minigrad.rewrite.rules import RULES
 from minigrad.rewrite.sums import Reductions, Sum
@@ -46,41 +30,10 @@ class _Opaque(Exception):
 class Simplifier(Reductions):
     """Rewrites one graph: visits its nodes and gives each its terms.
 
-    Args:
-        builder, early, known, off: as for `Reductions`.
-        record: told of every node entered and left, too.
+    `record` is told of every node entered and left, too.
     """
 
-    def __init__(
-        self,
-        builder: NodeBuilder,
-        early: Callable[[Node], bool],
-        known: Collection[int] = (),
-        off: Collection[str] = (),
-        record: Any = None,
-    ):
-        super().__init__(builder, list(RULES.items()), early, known, off, record)
-        self._written: dict[int, Node] = {}
-        self._changes: dict[tuple[Any, ...], AxisChange] = {}
-        self._visits: dict[Primitive, Callable[[Node, list[Terms]], Terms]] = {
-            add: lambda n, p: self.fold(self.add(p[0], p[1])),
-            sub: lambda n, p: self.fold(self.add(p[0], p[1], -1)),
-            neg: lambda n, p: scaled(p[0], -1),
-            mul: lambda n, p: self.fold(self.mul(p[0], p[1])),
-            div: lambda n, p: self.fold(self.mul(p[0], self._raised(p[1], -1))),
-            sqrt: lambda n, p: self._raised(p[0], 0.5),
-            rsqrt: lambda n, p: self._raised(p[0], -0.5),
-            pow_: self._visit_pow,
-            sum_: self._visit_sum,
-            expand: lambda n, p: p[0],
-            stop_gradient_op: lambda n, p: p[0],
-            checkpoint_op: lambda n, p: p[0],
-            variable_op: self._visit_variable,
-            reshape: self._visit_axes,
-            permute: self._visit_axes,
-            where: self._visit_where,
-            cast: self._visit_cast,
-        }
+    all_rules = RULES
 
     def release(self) -> None:
         """Undo the references among its parts, which only the cycle collector would free."""
@@ -94,8 +47,10 @@ class Simplifier(Reductions):
         tops: dict[int, int] = {}
         for n in nodes:
             tops[n.ndim] = tops.get(n.ndim, 0) | axes_of(n.shape)
-        # A constant that somebody wants as an array is data that happens to be constant, such as
-        # running statistics: the next step should not need other kernels than the first.
+        self._written: dict[int, Node] = {}  # node id -> the node as it stays written
+        self._changes: dict[tuple[Any, ...], AxisChange] = {}
+        # A root that is a constant array is opaque: it is data, such as running statistics at their
+        # start, and with another value in the next step it must not need other kernels.
         self._arrays = {r.id for r in roots if r.ndim and const_value(r) is not None}
         for n in nodes:
             self.here = self.builder.here = n
@@ -120,12 +75,12 @@ class Simplifier(Reductions):
                     return {(): meant(k)} if k else {}
             self._written[n.id] = n
             return {((self.symbol(n), 1),): 1}
-        visit = self._visits.get(n.op)
+        visit = _VISITS.get(n.op)
         if n.id in self._arrays:
             visit = None
         if visit is not None and n.dtype.is_floating and 0 not in n.shape:
             try:
-                return visit(n, [self.terms[i.id] for i in n.inputs])
+                return visit(self, n, [self.terms[i.id] for i in n.inputs])
             except (_Opaque, Hidden, OverflowError):
                 pass
         symbol = self._opaque(n)
@@ -138,7 +93,7 @@ class Simplifier(Reductions):
         return self.symbol(node, None, waits)
 
     @named("power of a root", "sqrt(x)^2 = x", hides=True)
-    def _raised(self, p: Terms, r: Exponent) -> Terms:
+    def raised(self, p: Terms, r: Exponent) -> Terms:
         """Without it, no root is taken apart. Hides that x is negative, or a NaN."""
         if not p:
             if r < 0:
@@ -152,20 +107,22 @@ class Simplifier(Reductions):
             return {(): meant(float(p[()]) ** r)}
         return self.power(p, r)
 
-    def _visit_pow(self, n: Node, inputs: list[Terms]) -> Terms:
+    def visit_pow(self, n: Node, inputs: list[Terms]) -> Terms:
+        """A power, if the exponent is a plain number."""
         base, exponent = inputs
         if exponent and (len(exponent) > 1 or () not in exponent):
             raise _Opaque
         r = exponent.get((), 0)
-        return self._raised(base, r if isinstance(r, int) else float(r))
+        return self.raised(base, r if isinstance(r, int) else float(r))
 
-    def _visit_sum(self, n: Node, inputs: list[Terms]) -> Terms:
+    def visit_sum(self, n: Node, inputs: list[Terms]) -> Terms:
+        """A reduction, unless it is over no elements."""
         shape = n.inputs[0].shape
         if 0 in shape:
             raise _Opaque
         return self.total(Sum(inputs[0], sum([1 << a for a in n.attrs["axes"]]), shape))
 
-    def _visit_variable(self, n: Node, inputs: list[Terms]) -> Terms:
+    def visit_variable(self, n: Node, inputs: list[Terms]) -> Terms:
         """A leaf; but a copy that a checkpoint made, of what needs a gradient, must stay a copy."""
         x = n.inputs[0]
         if x.needs_grad:
@@ -176,14 +133,14 @@ class Simplifier(Reductions):
             raise _Opaque
         return inputs[0]
 
-    def _visit_axes(self, n: Node, inputs: list[Terms]) -> Terms:
+    def visit_axes(self, n: Node, inputs: list[Terms]) -> Terms:
         """Opaque where a symbol varies along some of the axes that are merged into one."""
         before = n.inputs[0].shape
-        after = n.attrs["axes"] if n.op is permute else n.shape
+        after = n.attrs["axes"] if n.op is ops.permute else n.shape
         change = self._changes.get((n.op, before, after))
         if change is None:
             move: Callable[[Node], Node | None] = partial(self.builder.permute, axes=after)
-            if n.op is reshape:
+            if n.op is ops.reshape:
                 move = reshaping(self.builder, before, after)
             change = self._changes[n.op, before, after] = AxisChange(self, move)
         out = change.terms(inputs[0])
@@ -191,7 +148,7 @@ class Simplifier(Reductions):
             raise _Opaque
         return out
 
-    def _visit_where(self, n: Node, inputs: list[Terms]) -> Terms:
+    def visit_where(self, n: Node, inputs: list[Terms]) -> Terms:
         """One-hot times k for where(label == class, k, 0). An infinite k gives NaN elsewhere."""
         found = labels_and_axis(n.inputs[0]) if not inputs[2] else None
         if found is None or self.extent(inputs[1]) >> found[1] & 1:
@@ -199,7 +156,8 @@ class Simplifier(Reductions):
         symbol = indicator(self, self.value(n.inputs[0]), found, n)
         return self.mul(inputs[1], {((symbol, 1),): 1})
 
-    def _visit_cast(self, n: Node, inputs: list[Terms]) -> Terms:
+    def visit_cast(self, n: Node, inputs: list[Terms]) -> Terms:
+        """One-hot labels."""
         found = labels_and_axis(n.inputs[0])
         if found is None:
             raise _Opaque
@@ -213,9 +171,9 @@ class Simplifier(Reductions):
         written = self._written
         if n.op is const_op:
             written[n.id] = n
-        if n.id in written or n.op is sum_ or not all(i.id in written for i in n.inputs):
+        if n.id in written or n.op is ops.sum_ or not all(i.id in written for i in n.inputs):
             return
-        if n.op.kind == "map" or n.op is reshape or n.op is permute:
+        if n.op.kind == "map" or n.op is ops.reshape or n.op is ops.permute:
             full = [self.builder.expand(written[i.id], i.shape) for i in n.inputs]
             written[n.id] = self.builder.make(n.op, full, n.attrs)
         else:
@@ -234,11 +192,32 @@ class Simplifier(Reductions):
 
     def _view(self, n: Node) -> Node | None:
         """The value of a view as a view: a copy with other axes would be computed anew."""
-        if n.op is not reshape and n.op is not permute:
+        if n.op is not ops.reshape and n.op is not ops.permute:
             return None
         x = self.unexpanded(n.inputs[0])
         if x.shape != n.inputs[0].shape:
             return None
-        if n.op is permute:
+        if n.op is ops.permute:
             return self.builder.permute(x, n.attrs["axes"])
         return self.builder.reshape(x, n.shape)
+
+
+_VISITS: dict[Primitive, Callable[[Simplifier, Node, list[Terms]], Terms]] = {
+    ops.add: lambda a, n, p: a.fold(a.add(p[0], p[1])),
+    ops.sub: lambda a, n, p: a.fold(a.add(p[0], p[1], -1)),
+    ops.neg: lambda a, n, p: scaled(p[0], -1),
+    ops.mul: lambda a, n, p: a.fold(a.mul(p[0], p[1])),
+    ops.div: lambda a, n, p: a.fold(a.mul(p[0], a.raised(p[1], -1))),
+    ops.sqrt: lambda a, n, p: a.raised(p[0], 0.5),
+    ops.rsqrt: lambda a, n, p: a.raised(p[0], -0.5),
+    ops.pow_: Simplifier.visit_pow,
+    ops.sum_: Simplifier.visit_sum,
+    ops.expand: lambda a, n, p: p[0],
+    ops.reshape: Simplifier.visit_axes,
+    ops.permute: Simplifier.visit_axes,
+    ops.where: Simplifier.visit_where,
+    ops.cast: Simplifier.visit_cast,
+    stop_gradient_op: lambda a, n, p: p[0],
+    checkpoint_op: lambda a, n, p: p[0],
+    variable_op: Simplifier.visit_variable,
+}

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from minigrad import creation
 from minigrad.backend.launch import Operand
@@ -64,7 +64,7 @@ class KernelReport:
         )
 
 
-class Kernels(Sequence[KernelReport]):
+class Kernels(tuple[KernelReport, ...]):
     """The kernels of a computation, in the order in which they run.
 
     Attributes:
@@ -72,22 +72,14 @@ class Kernels(Sequence[KernelReport]):
         outputs: bytes of the arrays that are there afterwards.
     """
 
-    def __init__(self, kernels: Sequence[KernelReport], inputs: int, outputs: int):
-        self._kernels = tuple(kernels)
+    inputs: int
+    outputs: int
+
+    def __new__(cls, kernels: Iterable[KernelReport], inputs: int, outputs: int) -> Kernels:
+        """A tuple of reports that knows those bytes, too."""
+        self = super().__new__(cls, kernels)
         self.inputs, self.outputs = inputs, outputs
-
-    def __len__(self) -> int:
-        return len(self._kernels)
-
-    @overload
-    def __getitem__(self, index: int) -> KernelReport: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[KernelReport, ...]: ...
-    def __getitem__(self, index: int | slice) -> KernelReport | tuple[KernelReport, ...]:
-        return self._kernels[index]
-
-    def __iter__(self) -> Iterator[KernelReport]:
-        return iter(self._kernels)
+        return self
 
     @property
     def bytes_read(self) -> int:
