@@ -6,8 +6,10 @@ A rule of any kind is put in here by `@named` on the function that applies it, i
     graph      from a graph to a graph, before or after the terms (`views.py`, `nested_sums.py`)
     reduction  from a sum to simpler sums (`rules.py`, which tries them in its order)
 
-The name is what a derivation prints (`record`), what `simplify(off=...)` switches off, and what the
-tests of the rule are found by; a test fails for a rule that lacks one of them.
+The name is what a derivation prints (`record`) and what `simplify(off=...)` switches off: all rules
+but "powers", "like terms" and "same value", without which there is no algebra. It is also what the
+tests of a rule are found by: tests/test_rewrite_catalogue.py fails for a rule that nothing tests,
+that no graph uses, or that does not go when it is switched off.
 """
 
 from __future__ import annotations
