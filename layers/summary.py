@@ -19,6 +19,8 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> str:
         counted.update(map(id, new))
         count = sum(p.size for p in new)
         frozen = ", frozen" if module.frozen else ""
+        if not frozen and getattr(module, "frozen_statistics", False):
+            frozen = ", frozen statistics"
         label = f"{names[id(module)]} ({type(module).__name__}{frozen})".lstrip()
         rows.append((label, str(getattr(output, "shape", "")), f"{count:,}" if count else ""))
 

@@ -102,6 +102,82 @@ def test_an_optimizer_with_nothing_to_train_says_so():
         mg.optim.SGD(network().freeze().parameters(), lr=0.1)
 
 
+@pytest.mark.parametrize("state", ["train", "eval", "frozen statistics", "frozen"])
+def test_four_states(state):
+    """Which statistics normalize, which of the four arrays move."""
+    norm = BatchNorm2d(2)
+    mg.evaluate(norm(mg.random.normal((8, 2, 3, 3)) * 2 + 5))
+    norm.train(state != "eval")
+    if state == "frozen statistics":
+        assert norm.freeze_statistics() is norm
+    if state == "frozen":
+        norm.freeze()
+    norm.train(norm.training)
+    before = state_bits(norm)
+    x = mg.random.normal((8, 2, 3, 3)) * 3
+    y = norm(x)
+    by_batch = mg.max(mg.abs(y.mean(axis=(0, 2, 3)) - norm.bias)).item() < 1e-5
+    assert by_batch == (state == "train")
+    if any(p.requires_grad for p in norm.parameters()):
+        optimizer = mg.optim.SGD(norm.parameters(), lr=0.1)
+        (y * mg.random.normal(y.shape)).sum().backward()
+        optimizer.step()
+    mg.evaluate(y)
+    moved = {name for name, old in before.items() if state_bits(norm)[name] != old}
+    statistics, affine = {"running_mean", "running_var", "num_batches_tracked"}, {"weight", "bias"}
+    assert moved == (statistics if state == "train" else set()) | (
+        affine if state != "frozen" else set()
+    )
+
+
+def test_frozen_statistics_under_compile_and_in_the_summary():
+    net = Sequential(BatchNorm2d(3))
+    run = mg.compile(lambda x: net(x))
+    x = mg.random.normal((4, 3, 2, 2)) + 3
+    for _ in range(3):
+        mg.evaluate(run(x))
+    net[0].freeze_statistics()
+    before = state_bits(net)
+    y = run(x)
+    mg.evaluate(y)
+    assert state_bits(net) == before
+    net[0].eval()
+    assert mg.max(mg.abs(y - net(x))).item() < 1e-6
+    assert "BatchNorm2d, frozen statistics)" in net.summary((4, 3, 2, 2))
+    with pytest.raises(ValueError, match="expected running statistics, got none"):
+        BatchNorm2d(3, track_running_stats=False).freeze_statistics()
+
+
+# The weight of a batch, in either convention
+
+
+@pytest.mark.parametrize("layer", [BatchNorm1d, layers.InstanceNorm1d, layers.BatchNorm3d])
+def test_decay_is_one_minus_momentum(layer):
+    assert layer(3, decay=0.99).momentum == pytest.approx(0.01)
+    assert layer(3).momentum == 0.1
+    assert layer(3, momentum=None).momentum is None
+    for momentum in (0.1, 0.9, None):
+        with pytest.raises(ValueError, match=f"momentum or decay, got momentum={momentum} and d"):
+            layer(3, momentum=momentum, decay=0.9)
+    with pytest.raises(ValueError, match=r"\.decay: expected a weight in \[0, 1\], got 1.5"):
+        layer(3, decay=1.5)
+    with pytest.raises(
+        ValueError, match=r"\.momentum: expected a weight in \[0, 1\] or None, got 2"
+    ):
+        layer(3, momentum=2)
+
+
+def test_volumes():
+    x = mg.random.normal((2, 3, 2, 3, 2), dtype="float64")
+    norm = layers.BatchNorm3d(3).to("float64")
+    flat = layers.BatchNorm1d(3).to("float64")
+    y, expected = norm(x), flat(x.reshape((2, 3, 12)))
+    assert mg.max(mg.abs(y.reshape((2, 3, 12)) - expected)).item() < 1e-14
+    assert norm.running_var.tolist() == flat.running_var.tolist()
+    with pytest.raises(ValueError, match=r"expected x of shape \(N, C, D, H, W\)"):
+        norm(mg.zeros((2, 3, 4)))
+
+
 # Folding
 
 

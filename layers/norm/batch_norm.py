@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import minigrad as mg
-from layers.norm.channel_norm import ChannelNorm
+from layers.norm.channel_norm import MOMENTUM, ChannelNorm
 from minigrad import Tensor
 
-__all__ = ["BatchNorm", "BatchNorm1d", "BatchNorm2d"]
+__all__ = ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
 
 
 class BatchNorm(ChannelNorm):
@@ -30,19 +30,23 @@ class BatchNorm(ChannelNorm):
         self,
         num_features: int,
         eps: float = 1e-5,
-        momentum: float | None = 0.1,
+        momentum: float | None = MOMENTUM,
         affine: bool = True,
         track_running_stats: bool = True,
         allow_degenerate: bool = False,
+        *,
+        decay: float | None = None,
     ):
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, allow_degenerate)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, allow_degenerate, decay
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         return mg.nn.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.training,
-            self.momentum, self.eps, num_batches_tracked=self.num_batches_tracked,
-            allow_degenerate=self.allow_degenerate,
+            x, self.running_mean, self.running_var, self.weight, self.bias,
+            self.learns_statistics, self.momentum, self.eps,
+            num_batches_tracked=self.num_batches_tracked, allow_degenerate=self.allow_degenerate,
         )  # fmt: skip
 
 
@@ -58,3 +62,10 @@ class BatchNorm2d(BatchNorm):
 
     ranks = (4,)
     layout = "(N, C, H, W)"
+
+
+class BatchNorm3d(BatchNorm):
+    """`BatchNorm` for volumes (N, C, D, H, W)."""
+
+    ranks = (5,)
+    layout = "(N, C, D, H, W)"

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import minigrad as mg
 from layers.module import Buffer, Module, Parameter
 from minigrad import Tensor
+
+
+class _Default(float):
+    """The default of an argument, told apart from the same number given by the caller."""
+
+
+MOMENTUM = _Default(0.1)
+
+
+def weight_of_new(caller: str, momentum: float | None, decay: float | None) -> float | None:
+    """The momentum, or 1 - decay: the weight of the new batch; None for the plain average.
+
+    Raises: ValueError for one out of [0, 1], or both.
+    """
+    if decay is not None and not isinstance(momentum, _Default):
+        raise ValueError(
+            f"{caller}: expected momentum or decay, got momentum={momentum} and decay={decay}. "
+            f"A decay d is momentum=1 - d."
+        )
+    weight = momentum if decay is None else 1 - decay
+    if weight is not None and not 0 <= weight <= 1:
+        name = "momentum" if decay is None else "decay"
+        raise ValueError(
+            f"{caller}.{name}: expected a weight in [0, 1]{' or None' * (decay is None)}, got "
+            f"{momentum if decay is None else decay}. A decay d is momentum=1 - d."
+        )
+    return weight
 
 
 class ChannelNorm(Module):
@@ -16,11 +45,12 @@ class ChannelNorm(Module):
         num_features: C, the extent of axis 1.
         eps: added to the variance, so in units of x squared; >= 0.
         momentum: weight of the new batch, in [0, 1]:
-            running = (1 - momentum) * running + momentum * batch; a decay of 0.99 is momentum=0.01.
+            running = (1 - momentum) * running + momentum * batch.
             None: the plain average of all batches.
         affine: whether there are weight and bias.
         track_running_stats: whether there are running statistics; without, eval uses x's own.
         allow_degenerate: accept one value per statistic: y = bias, no gradient to x or weight.
+        decay: the weight of the old statistics, 1 - momentum, in place of momentum.
     """
 
     ranks: tuple[int, ...] = ()  # the accepted numbers of axes; empty: any from 2
@@ -34,22 +64,39 @@ class ChannelNorm(Module):
         affine: bool,
         track_running_stats: bool,
         allow_degenerate: bool,
+        decay: float | None,
     ):
         if eps < 0:
             raise ValueError(f"{type(self).__name__}.eps: expected a number >= 0, got {eps}.")
-        if momentum is not None and not 0 <= momentum <= 1:
-            raise ValueError(
-                f"{type(self).__name__}.momentum: expected a weight of the new batch in [0, 1] or "
-                f"None, got {momentum}. A decay d is momentum=1 - d."
-            )
-        self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.allow_degenerate = allow_degenerate
+        self.num_features, self.eps = num_features, eps
+        self.momentum = weight_of_new(type(self).__name__, momentum, decay)
+        self.allow_degenerate, self.frozen_statistics = allow_degenerate, False
         shape, track = (num_features,), track_running_stats
         self.weight = Parameter(mg.ones(shape)) if affine else None
         self.bias = Parameter(mg.zeros(shape)) if affine else None
         self.running_mean = Buffer(mg.zeros(shape)) if track else None
         self.running_var = Buffer(mg.ones(shape)) if track else None
         self.num_batches_tracked = Buffer(mg.tensor(0, dtype=mg.int64)) if track else None
+
+    def freeze_statistics(self, frozen: bool = True) -> Self:
+        """Normalize by the running statistics in training, too, and keep them as they are.
+
+        Weight and bias are still trained; `freeze` holds those as well.
+
+        Raises: ValueError where there are no running statistics.
+        """
+        if self.running_mean is None:
+            raise ValueError(
+                f"{type(self).__name__}.freeze_statistics: expected running statistics, got none. "
+                f"Make the layer with track_running_stats=True."
+            )
+        self.frozen_statistics = frozen
+        return self
+
+    @property
+    def learns_statistics(self) -> bool:
+        """Whether x is normalized by its own statistics, and the running ones follow them."""
+        return self.training and not self.frozen_statistics
 
     def _check(self, x: Tensor) -> None:
         name = type(self).__name__

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import minigrad as mg
-from layers.norm.channel_norm import ChannelNorm
+from layers.norm.channel_norm import MOMENTUM, ChannelNorm
 from minigrad import Tensor
 
-__all__ = ["InstanceNorm", "InstanceNorm1d", "InstanceNorm2d"]
+__all__ = ["InstanceNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"]
 
 
 class InstanceNorm(ChannelNorm):
@@ -29,18 +29,22 @@ class InstanceNorm(ChannelNorm):
         self,
         num_features: int,
         eps: float = 1e-5,
-        momentum: float | None = 0.1,
+        momentum: float | None = MOMENTUM,
         affine: bool = False,
         track_running_stats: bool = False,
         allow_degenerate: bool = False,
+        *,
+        decay: float | None = None,
     ):
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, allow_degenerate)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, allow_degenerate, decay
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         return mg.nn.instance_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias,
-            self.training or self.running_mean is None, self.momentum, self.eps,
+            self.learns_statistics or self.running_mean is None, self.momentum, self.eps,
             num_batches_tracked=self.num_batches_tracked, allow_degenerate=self.allow_degenerate,
         )  # fmt: skip
 
@@ -57,3 +61,10 @@ class InstanceNorm2d(InstanceNorm):
 
     ranks = (4,)
     layout = "(N, C, H, W)"
+
+
+class InstanceNorm3d(InstanceNorm):
+    """`InstanceNorm` for volumes (N, C, D, H, W)."""
+
+    ranks = (5,)
+    layout = "(N, C, D, H, W)"

@@ -49,11 +49,11 @@ class ExponentialMovingAverage(Module):
                 "Pass mean=(channels,), or weight=parameter."
             )
         self.decay, self.warm_up, self.zero_debias = decay, warm_up, zero_debias
-        self.starts_at_zero = {k: not isinstance(v, Tensor) for k, v in initial.items()}
+        self.starts_at_zero = {k: isinstance(v, tuple) for k, v in initial.items()}
         self.num_updates = Buffer(mg.tensor(0.0))
         self.remaining = Buffer(mg.tensor(1.0))  # the weight that the start still has
         for name, start in initial.items():
-            shadow = start if isinstance(start, Tensor) else mg.zeros(start)
+            shadow = mg.zeros(start) if isinstance(start, tuple) else start
             setattr(self, f"shadow_{name}", Buffer(shadow))
 
     def update(self, **values: Tensor) -> None:

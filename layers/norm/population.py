@@ -58,7 +58,9 @@ def estimate_population_statistics(
     norms = [
         m
         for m in model.modules()
-        if isinstance(m, BatchNorm) and m.running_mean is not None and not m.frozen
+        if isinstance(m, BatchNorm)
+        and m.running_mean is not None
+        and not (m.frozen or m.frozen_statistics)
     ]
     if not norms:
         raise ValueError(

@@ -11,9 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from layers.norm.registry import NORMALIZATIONS, norm_factory
+
 import layers
 import minigrad as mg
-from layers.norm.registry import NORMALIZATIONS, norm_factory
 from tests.bench.timing import median
 
 ROUNDS = 7
@@ -60,7 +61,9 @@ def penalty_costs() -> None:
     """Print a row for each normalization that has a name."""
     names = [None, *[row.name for row in NORMALIZATIONS if row.name]]
     plain_cost = 1.0
-    print(f"{'gradient penalty: norm':32} {'plain ms':>9} {'penalized':>9} {'cost':>7}   beside none")
+    print(
+        f"{'gradient penalty: norm':32} {'plain ms':>9} {'penalized':>9} {'cost':>7}   beside none"
+    )
     for name in names:
         critic = _critic(norm_factory(f"{name}:8" if name in ("group", "decorrelated") else name))
         steps = [_step(critic, penalized) for penalized in (False, True)]
