@@ -196,9 +196,9 @@ def inception(name, bottom, widths):
     return text + layer(f"{base}/output", "Concat", branches)
 
 
-def auxiliary(i, bottom, classes, kernel):
+def auxiliary(i, bottom, classes):
     base = f"loss{i}"
-    text = pool(f"{base}/ave_pool", bottom, kernel, 3, "AVE")
+    text = pool(f"{base}/ave_pool", bottom, 5, 3, "AVE")
     text += conv_relu(f"{base}/conv", f"{base}/ave_pool", 128, 1)
     text += inner(f"{base}/fc", f"{base}/conv", 1024, bias=0.2)
     text += relu(f"{base}/fc", f"{base}/relu_fc")
@@ -210,11 +210,8 @@ def auxiliary(i, bottom, classes, kernel):
     return text + scored(f"{base}/classifier", f"{base}/loss", f"{base}/top-1", loss_weight=0.3)
 
 
-def googlenet(classes=1000, small=False):
-    """Images of 224 x 224: 6,998,552 parameters and 13,378,280 with the auxiliary heads.
-
-    `small`: windows of the last averages for images of 64 x 64.
-    """
+def googlenet(classes=1000):
+    """Images of 224 x 224: 6,998,552 parameters and 13,378,280 with the auxiliary heads."""
     norm = {"local_size": 5, "alpha": 0.0001, "beta": 0.75}
     text = 'name: "GoogleNet"\n' + data(mirror=True, crop_size=224, mean_value=[104, 117, 123])
     text += conv_relu("conv1/7x7_s2", "data", 64, 7, pad=3, stride=2)
@@ -232,8 +229,8 @@ def googlenet(classes=1000, small=False):
             below, bottom = bottom, f"pool{int(name[0])}/3x3_s2"
             text += pool(bottom, below, 3, 2)
         if name in ("4a", "4d"):
-            text += auxiliary(1 + (name == "4d"), bottom, classes, 4 if small else 5)
-    text += pool("pool5/7x7_s1", bottom, 2 if small else 7, 1, "AVE")
+            text += auxiliary(1 + (name == "4d"), bottom, classes)
+    text += pool("pool5/7x7_s1", bottom, 7, 1, "AVE")
     text += layer(
         "pool5/drop_7x7_s1", "Dropout", "pool5/7x7_s1", "pool5/7x7_s1",
         dropout_param={"dropout_ratio": 0.4},
