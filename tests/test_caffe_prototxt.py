@@ -475,7 +475,7 @@ layers { bottom: "n" top: "p" name: "p" type: SOFTMAX }
     assert net(mg.ones((1, 3, 8, 8))).shape == (1, 2, 6, 6)
     groups = [(g["lr_mult"], g["decay_mult"]) for g in net.param_groups()]
     assert groups == [(1.0, 1.0), (2.0, 0.0)]
-    with pytest.raises(ValueError, match=r"expected a type of layer among .*, got 'IM2COL'"):
+    with pytest.raises(ValueError, match=r"expected a type of layer among .*, got 'Im2Col'"):
         load(text.replace("type: RELU", "type: IM2COL"))
 
 

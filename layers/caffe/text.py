@@ -13,6 +13,17 @@ from layers.caffe.schema import enum_values, message_class
 LARGEST_FILE = 2 << 20  # bytes; the definition of ResNet-152 has 0.1 MiB
 MOST_LAYERS = 10_000
 DEEPEST = 8  # messages within messages; Caffe's own are four deep
+RENAMED = {  # types of layers whose old names are not the new ones in capitals
+    "ABSVAL": "AbsVal",
+    "BNLL": "BNLL",
+    "HDF5_DATA": "HDF5Data",
+    "LRN": "LRN",
+    "MVN": "MVN",
+    "RELU": "ReLU",
+    "SOFTMAX_LOSS": "SoftmaxWithLoss",
+    "TANH": "TanH",
+}
+# What may stand behind a colon, beside numbers and text in quotes; the longest first.
 VALUES = "|".join(sorted({"true", "false", *enum_values()}, key=len, reverse=True))
 SYMBOL = re.compile(
     rf"""(?P<glued>:[ \t]*(?:{VALUES})(?=[A-Za-z_]\w*\s*[:{{<]))"""
@@ -217,7 +228,8 @@ def _upgraded(old: Any) -> Any:
         else:
             setattr(new, field.name, value)
     kind = old.DESCRIPTOR.fields_by_name["type"].enum_type.values_by_number[old.type].name
-    new.type = V1_TYPES.get(kind, kind)
+    words = kind.replace("_", " ").title().replace(" ", "")  # INNER_PRODUCT -> InnerProduct
+    new.type = RENAMED.get(kind, words)
     for i in range(max(len(old.blobs_lr), len(old.weight_decay))):
         spec = new.param.add()
         if i < len(old.blobs_lr):
@@ -225,33 +237,3 @@ def _upgraded(old: Any) -> Any:
         if i < len(old.weight_decay):
             spec.decay_mult = old.weight_decay[i]
     return new
-
-
-V1_TYPES = {
-    "ABSVAL": "AbsVal",
-    "ACCURACY": "Accuracy",
-    "BNLL": "BNLL",
-    "CONCAT": "Concat",
-    "CONVOLUTION": "Convolution",
-    "DATA": "Data",
-    "DROPOUT": "Dropout",
-    "DUMMY_DATA": "DummyData",
-    "ELTWISE": "Eltwise",
-    "EUCLIDEAN_LOSS": "EuclideanLoss",
-    "FLATTEN": "Flatten",
-    "HDF5_DATA": "HDF5Data",
-    "IMAGE_DATA": "ImageData",
-    "INNER_PRODUCT": "InnerProduct",
-    "MEMORY_DATA": "MemoryData",
-    "POOLING": "Pooling",
-    "POWER": "Power",
-    "RELU": "ReLU",
-    "SIGMOID": "Sigmoid",
-    "SIGMOID_CROSS_ENTROPY_LOSS": "SigmoidCrossEntropyLoss",
-    "SILENCE": "Silence",
-    "SLICE": "Slice",
-    "SOFTMAX": "Softmax",
-    "SOFTMAX_LOSS": "SoftmaxWithLoss",
-    "SPLIT": "Split",
-    "TANH": "TanH",
-}
