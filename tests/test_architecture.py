@@ -74,6 +74,7 @@ EXTERNAL = {
     "cupy": "minigrad/backend/cuda/",
     "cupy_backends": "minigrad/backend/cuda/",
     "cudnn": "minigrad/backend/cuda/",
+    "google": "layers/caffe/",  # protobuf
 }
 
 

@@ -219,6 +219,30 @@ def test_batch_norm_says_which_channels_it_expects():
         BatchNorm(3)(normal(2, 4, 5, 5))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "place"),
+    [("float32", "cpu"), ("float64", "cpu"), ("float16", "cuda"), ("bfloat16", "cuda")],
+)
+def test_layers_are_the_graphs_of_the_functions(dtype, place):
+    """So what holds for the functions, in halves and to any order, holds for the layers."""
+    x = normal(4, 6, 3, 3, dtype="float32").to(place).astype(dtype)
+    norm = BatchNorm(6).to(place)
+    assert norm(x).node is mg.nn.batch_norm(x, training=True).node
+    mean, var = norm.eval().global_statistics()
+    assert norm(x).node is mg.nn.batch_norm(x, mean, var).node
+    for region in ("ACROSS_CHANNELS", "WITHIN_CHANNEL"):
+        y = mg.nn.local_response_norm(x, 3, 0.5, 0.75, 1.0, region.lower())
+        assert LRN(3, 0.5, norm_region=region)(x).node is y.node
+
+
+def test_batch_norm_with_scale_needs_two_reductions_backward():
+    x, norm, scale = normal(4, 3, 2, 2), BatchNorm(3).to("float64"), Scale(3, bias_term=True)
+    scale.to("float64")
+    assert scale.weight is not None
+    derivation = mg.study.derive(scale(norm(x)), [x, scale.weight, scale.bias])
+    assert derivation.reductions[1] == 2
+
+
 # Conversion.
 
 

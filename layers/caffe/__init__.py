@@ -5,23 +5,18 @@ a module of a network definition, `load_caffemodel` reads weights. Reading files
 protobuf: `pip install 'minigrad[caffe]'`.
 """
 
-from layers.caffe.convert import from_batch_norm, to_batch_norm
-from layers.caffe.net import Net, load_prototxt
-from layers.caffe.norm import LRN, MVN, BatchNorm
-from layers.caffe.pooling import Pooling
-from layers.caffe.scale import Bias, Scale
-from layers.caffe.weights import load_caffemodel
+from layers.caffe import convert, net, norm, pooling, scale, weights
+from layers.caffe.convert import *
+from layers.caffe.net import *
+from layers.caffe.norm import *
+from layers.caffe.pooling import *
+from layers.caffe.scale import *
+from layers.caffe.weights import *
 
-__all__ = [
-    "LRN",
-    "MVN",
-    "BatchNorm",
-    "Bias",
-    "Net",
-    "Pooling",
-    "Scale",
-    "from_batch_norm",
-    "load_caffemodel",
-    "load_prototxt",
-    "to_batch_norm",
-]
+__all__: list[str] = []
+__all__ += convert.__all__
+__all__ += net.__all__
+__all__ += norm.__all__
+__all__ += pooling.__all__
+__all__ += scale.__all__
+__all__ += weights.__all__

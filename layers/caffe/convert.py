@@ -6,6 +6,8 @@ import layers.norm
 from layers.caffe.norm import BatchNorm
 from layers.caffe.scale import Scale
 
+__all__ = ["from_batch_norm", "to_batch_norm"]
+
 
 def to_batch_norm(norm: BatchNorm, scale: Scale | None = None) -> layers.norm.BatchNorm2d:
     """One layer with the statistics of `norm` and the factor and offset of `scale`.

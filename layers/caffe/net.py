@@ -12,6 +12,8 @@ from layers.caffe.text import read
 from layers.module import Buffer, IncompatibleKeys, Module, Parameter
 from minigrad import Tensor
 
+__all__ = ["Net", "load_prototxt"]
+
 Shape = tuple[int, ...]
 Values = dict[str, Tensor]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import minigrad as mg
 from layers.module import Buffer, Module
+from layers.norm import LocalResponseNorm
 from minigrad import Tensor
-from minigrad.nn import batch_normalization, centre, local_response_norm, moments, normalize
+
+__all__ = ["LRN", "MVN", "BatchNorm"]
 
 
 class BatchNorm(Module):
@@ -51,13 +53,12 @@ class BatchNorm(Module):
         self._check(x)
         given = self.use_global_stats
         if given or (given is None and not self.training):
-            return batch_normalization(x, *self.global_statistics(), eps=self.eps)
+            return mg.nn.batch_normalization(x, *self.global_statistics(), eps=self.eps)
         axes = (0, *range(2, x.ndim))
-        z, sample = centre(x, axes)
-        mean, var = moments(z, axes, keepdims=True)
-        if self.training and x.size:
-            self._accumulate(mean + sample, var, x.size // x.shape[1])
-        return normalize(z, mean, var, self.eps)
+        s = mg.nn.standardize(x, axes, self.eps, allow_degenerate=True)
+        if self.training and s.n:
+            self._accumulate(s.mean, s.var, s.n)
+        return s.x_hat.astype(x.dtype)
 
     def global_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and variance that the moving sums stand for; zeros before the first batch."""
@@ -86,7 +87,7 @@ class BatchNorm(Module):
         )
 
 
-class LRN(Module):
+class LRN(LocalResponseNorm):
     """Local response normalization.
 
         y = x / (k + alpha / n * sum of x**2 over a window) ** beta
@@ -118,19 +119,8 @@ class LRN(Module):
                 f"caffe.LRN: expected norm_region 'ACROSS_CHANNELS' or 'WITHIN_CHANNEL', got "
                 f"{norm_region!r}."
             )
-        self.local_size, self.alpha, self.beta = local_size, alpha, beta
-        self.norm_region = norm_region
-        self.k = k if norm_region == "ACROSS_CHANNELS" else 1.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        mode = self.norm_region.lower()
-        return local_response_norm(x, self.local_size, self.alpha, self.beta, self.k, mode)
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.local_size}, alpha={self.alpha}, beta={self.beta}, "
-            f"norm_region={self.norm_region!r}, k={self.k}"
-        )
+        k = k if norm_region == "ACROSS_CHANNELS" else 1.0
+        super().__init__(local_size, alpha, beta, k, norm_region.lower())
 
 
 class MVN(Module):
@@ -155,11 +145,11 @@ class MVN(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         axes = tuple(range(1 if self.across_channels else 2, x.ndim))
-        z, _ = centre(x, axes)
-        mean, var = moments(z, axes, keepdims=True)
-        if not self.normalize_variance:
-            return z - mean
-        return (z - mean) / (mg.sqrt(mg.where(var == 0, 1.0, var)) + self.eps)
+        s = mg.nn.standardize(x, axes, allow_degenerate=True)
+        y = s.deviation
+        if self.normalize_variance:
+            y = y / (mg.sqrt(mg.where(s.var == 0, 1.0, s.var)) + self.eps)
+        return y.astype(x.dtype)
 
     def extra_repr(self) -> str:
         return (

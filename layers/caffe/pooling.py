@@ -7,6 +7,8 @@ from layers.conv import Pair, pair
 from layers.module import Module
 from minigrad import Tensor
 
+__all__ = ["Pooling"]
+
 
 class Pooling(Module):
     """The maximum or the mean of each window, where the last window may be incomplete.

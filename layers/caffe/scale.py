@@ -6,6 +6,8 @@ import minigrad as mg
 from layers.module import Module, Parameter
 from minigrad import Tensor
 
+__all__ = ["Bias", "Scale"]
+
 
 class Scale(Module):
     """A factor, and if asked for an offset, along some axes.

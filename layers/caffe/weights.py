@@ -11,6 +11,8 @@ import minigrad as mg
 from layers.caffe.schema import message_class
 from minigrad import Tensor
 
+__all__ = ["load_caffemodel"]
+
 LARGEST_FILE = (1 << 31) - 1  # bytes that protobuf can read
 
 
