@@ -33,34 +33,21 @@ def worth_keeping(
     """
 
     def needs(section: int, kept: dict[K, int]) -> tuple[set[K], set[K]]:
-        """What a section computes, and what it reads; `kept` says which section keeps a value."""
-        computed: set[K] = set()
-        found: set[K] = set()
-        stack = list(sections[section])
-        while stack:
-            k = stack.pop()
-            if k in computed or k in found:
-                continue
-            if kept.get(k, section) < section:
-                found.add(k)
-            else:
-                computed.add(k)
-                stack.extend(arguments(k))
-        return computed, found
+        return _needed(sections[section], arguments, {k for k in kept if kept[k] < section})
 
     def price(section: int, kept: dict[K, int]) -> float:
         computed, found = needs(section, kept)
         return sum(map(cost, computed)) + sum(map(read, found))
 
-    kept: dict[K, int] = {}
+    kept: dict[K, int] = {}  # value -> the section that keeps it
     while True:
-        where: dict[K, list[int]] = {}
+        computed_in: dict[K, list[int]] = {}
         for section in range(len(sections)):
             for k in needs(section, kept)[0]:
-                where.setdefault(k, []).append(section)
+                computed_in.setdefault(k, []).append(section)
         now = [price(section, kept) for section in range(len(sections))]
         best: tuple[float, K] | None = None
-        for k, places in where.items():
+        for k, places in computed_in.items():
             if len(places) < 2 or k in kept or not fits([*kept, k]):
                 continue
             after = {**kept, k: places[0]}
@@ -70,4 +57,23 @@ def worth_keeping(
         if best is None:
             used = set().union(*(needs(s, kept)[1] for s in range(len(sections))))
             return [k for k in kept if k in used]
-        kept[best[1]] = where[best[1]][0]
+        kept[best[1]] = computed_in[best[1]][0]
+
+
+def _needed(
+    roots: Sequence[K], arguments: Callable[[K], Iterable[K]], at_hand: set[K]
+) -> tuple[set[K], set[K]]:
+    """What a section computes, and what it reads of the values that earlier ones kept."""
+    computed: set[K] = set()
+    found: set[K] = set()
+    stack = list(roots)
+    while stack:
+        k = stack.pop()
+        if k in computed or k in found:
+            continue
+        if k in at_hand:
+            found.add(k)
+        else:
+            computed.add(k)
+            stack.extend(arguments(k))
+    return computed, found
