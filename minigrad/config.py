@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 STRICT = 2  # the level of `rewrite` that keeps every NaN
 _NAMES = (
-    "DEBUG", "CHECK", "DEVICE", "CACHE_DIR", "NUM_THREADS", "REWRITE", "MATMUL_PRECISION", "DATA",
+    "DEBUG", "CHECK", "DEVICE", "CACHE_DIR", "NUM_THREADS", "VECTOR_BYTES", "REWRITE",
+    "MATMUL_PRECISION", "DATA",
 )  # fmt: skip
 
 
@@ -20,6 +21,8 @@ class Config:
     MINIGRAD_DEVICE: the default device.
     MINIGRAD_CACHE_DIR: where compiled kernels are kept (default: the user's cache directory).
     MINIGRAD_NUM_THREADS: threads of the CPU backend (default: the cores this process may use).
+    MINIGRAD_VECTOR_BYTES: of the vectors in the CPU's kernels, 16, 32 or 64 (default: the widest of
+        the processor). It is for tests: kernels for another processor run on this one, slower.
     MINIGRAD_REWRITE: algebraic rewriting: 0 none, 1 all rules, 2 strict (none that hide a NaN).
     MINIGRAD_MATMUL_PRECISION: of float32 matrix products and convolutions on a GPU, see
         `minigrad.set_float32_matmul_precision`; the CPU always computes them in full float32.
@@ -31,6 +34,7 @@ class Config:
     device: str | None = None
     cache_dir: str | None = None
     num_threads: int | None = None
+    vector_bytes: int | None = None
     rewrite: int = 1
     matmul_precision: str = "highest"
     data: str | None = None
@@ -43,6 +47,13 @@ def _integer(name: str, default: int) -> int:
     if not text.lstrip("-").isdigit():
         raise ValueError(f"{name}: expected an integer, got {text!r}.")
     return int(text)
+
+
+def _vector_bytes(name: str) -> int | None:
+    nbytes = _integer(name, 0) or None
+    if nbytes not in (None, 16, 32, 64):
+        raise ValueError(f"{name}: expected 16, 32 or 64 bytes, got {nbytes}.")
+    return nbytes
 
 
 def matmul_precision(caller: str, value: str) -> str:
@@ -64,6 +75,7 @@ def read_environment() -> Config:
         device=os.environ.get("MINIGRAD_DEVICE") or None,
         cache_dir=os.environ.get("MINIGRAD_CACHE_DIR") or None,
         num_threads=_integer("MINIGRAD_NUM_THREADS", 0) or None,
+        vector_bytes=_vector_bytes("MINIGRAD_VECTOR_BYTES"),
         rewrite=_integer("MINIGRAD_REWRITE", 1),
         matmul_precision=matmul_precision(
             "MINIGRAD_MATMUL_PRECISION", os.environ.get("MINIGRAD_MATMUL_PRECISION") or "highest"

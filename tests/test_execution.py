@@ -353,3 +353,16 @@ def test_the_environment_sets_the_matmul_precision(monkeypatch):
         ValueError, match=r"MINIGRAD_MATMUL_PRECISION: expected 'highest', .*, got 'tf32'"
     ):
         read_environment()
+
+
+def test_the_environment_sets_the_width_of_vectors(monkeypatch):
+    monkeypatch.delenv("MINIGRAD_VECTOR_BYTES", raising=False)
+    assert read_environment().vector_bytes is None
+    monkeypatch.setenv("MINIGRAD_VECTOR_BYTES", "16")
+    assert read_environment().vector_bytes == 16
+    for value in ("8", "48", "-16"):
+        monkeypatch.setenv("MINIGRAD_VECTOR_BYTES", value)
+        with pytest.raises(
+            ValueError, match=rf"MINIGRAD_VECTOR_BYTES: expected 16, 32 or 64 bytes, got {value}"
+        ):
+            read_environment()

@@ -8,14 +8,26 @@ from pathlib import Path
 
 import llvmlite.binding
 
+from minigrad.config import config
+
 LINE = 64  # bytes of a cache line
 
 
 @cache
 def vector_bytes() -> int:
-    """Bytes of the widest vector the machine computes on."""
+    """Bytes of the vectors that kernels compute on: the widest of the machine, or what is set."""
     features = llvmlite.binding.get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
+    widest = 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
+    return config.vector_bytes or widest
+
+
+@cache
+def features() -> str:
+    """The machine's features for LLVM, without those of vectors wider than kernels compute on."""
+    host = llvmlite.binding.get_host_cpu_features()
+    wider = [name for name, nbytes in (("avx", 16), ("avx512f", 32)) if vector_bytes() <= nbytes]
+    lacking = [f"-{name}" for name in wider if host.get(name)]  # and all that builds on it
+    return ",".join([host.flatten(), *lacking])
 
 
 def vector_registers() -> int:

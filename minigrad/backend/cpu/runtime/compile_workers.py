@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from minigrad.backend.cpu import machine
 from minigrad.backend.cpu.runtime import driver, kernel_cache, native
 
 _ENTRIES = 4  # for each helper: it takes about as long to start as three take to compile
@@ -59,12 +60,16 @@ def _start(count: int, entries: Sequence[str]) -> list[subprocess.Popen[bytes]]:
     if folder is None or not is_python or hasattr(sys, "frozen"):
         return []
     program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
+    settings = {
+        "MINIGRAD_CACHE_DIR": str(folder.parent),
+        "MINIGRAD_VECTOR_BYTES": str(machine.vector_bytes()),
+    }
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(count):
             process = subprocess.Popen(
                 [sys.executable, "-c", program],
-                env={**os.environ, "MINIGRAD_CACHE_DIR": str(folder.parent)},
+                env={**os.environ, **settings},
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
             processes.append(process)

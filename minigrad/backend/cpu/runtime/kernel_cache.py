@@ -22,6 +22,7 @@ import llvmlite.binding
 import numba
 
 from minigrad.backend.cache_directory import private_directory, write
+from minigrad.backend.cpu import machine
 
 try:
     import fcntl
@@ -98,7 +99,8 @@ def _fingerprint() -> str:
         llvmlite.__version__,
         platform.python_version(),
         llvmlite.binding.get_host_cpu_name(),
-        llvmlite.binding.get_host_cpu_features().flatten(),
+        machine.features(),
+        str(machine.vector_bytes()),
     ):
         digest.update(part.encode())
     return digest.hexdigest()[:16]

@@ -24,6 +24,8 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import PassManager
 from numba.core.registry import cpu_target
 
+from minigrad.backend.cpu import machine
+
 # A lazy property, which hides its type. When made, it tells LLVM where Numba's runtime is.
 _CONTEXT = cast("Any", cpu_target.target_context)
 _ARGUMENTS = (types.intp, types.intp, types.intp)
@@ -81,8 +83,10 @@ class _Library(JITCodeLibrary):
         for symbol in (*module.functions, *module.global_variables):
             if not symbol.is_declaration and symbol.name != entry:
                 symbol.linkage = "internal"
-        manager, builder = self._codegen._module_pass_manager()
-        manager.run(module, builder)
+        options = llvm.create_pipeline_tuning_options(speed_level=3)
+        options.loop_vectorization, options.slp_vectorization = True, False
+        passes = llvm.create_pass_builder(_machine(), options)
+        passes.getModulePassManager().run(module, passes)
         module.verify()
         return _machine().emit_object(module)
 
@@ -143,7 +147,7 @@ def _new_machine() -> Any:
     target = cast("Any", llvm.Target.from_triple(llvm.get_process_triple()))
     return target.create_target_machine(
         cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
+        features=machine.features(),
         opt=3,
         reloc="static" if target.name.startswith("x86") else "default",  # as Numba has it
         codemodel="jitdefault",
