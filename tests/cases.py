@@ -20,6 +20,7 @@ import scalars
 
 import minigrad as mg
 from minigrad import nn, ops
+from minigrad.backend.geometry import Window
 from minigrad.device import Device, backend_of
 from minigrad.dtype import DType, bool_, float64, int32, int64, uint8
 from minigrad.graph import PRIMITIVES, Node, iota, leaf
@@ -232,8 +233,8 @@ CONTRACTIONS = [
 
 def _conv(label: str, x: Input, w: Input, stride=(1, 1), padding=((0, 0), (0, 0)),
           input_dilation=(1, 1), kernel_dilation=(1, 1), groups=1) -> Case:
-    return _row("conv", label, x, w, stride=stride, padding=padding, input_dilation=input_dilation,
-                kernel_dilation=kernel_dilation, groups=groups)
+    window = Window(w.shape[2:], stride, padding, kernel_dilation, input_dilation)
+    return _row("conv", label, x, w, window=window, groups=groups)
 
 
 CONVOLUTIONS = [
@@ -251,22 +252,19 @@ CONVOLUTIONS = [
 
 
 def _window(primitive: str, label: str, *inputs: Input, axes=(2, 3), size=(2, 2), stride=(2, 2),
-            padding=((0, 0), (0, 0)), dilation=(1, 1), **attrs: Any) -> Case:
-    return _row(primitive, label, *inputs, axes=axes, size=size, stride=stride, padding=padding,
-                dilation=dilation, **attrs)
+            **parameters: Any) -> Case:
+    return _row(primitive, label, *inputs, axes=axes, window=Window(size, stride, **parameters))
 
 
-_ONE = {"input_dilation": (1, 1)}
 _OVERLAP = {"size": (3, 2), "stride": (2, 1), "padding": ((1, 1), (0, 1))}
 WINDOWS = [
-    _window("window_sum", "pool", real(1, 2, 4, 4), **_ONE),
-    _window("window_sum", "overlapping", real(1, 2, 5, 4), **_OVERLAP, **_ONE),
-    _window("window_sum", "dilated", real(5, 6), axes=(0, 1), dilation=(2, 3), stride=(1, 2),
-            **_ONE),
+    _window("window_sum", "pool", real(1, 2, 4, 4)),
+    _window("window_sum", "overlapping", real(1, 2, 5, 4), **_OVERLAP),
+    _window("window_sum", "dilated", real(5, 6), axes=(0, 1), dilation=(2, 3), stride=(1, 2)),
     _window("window_sum", "dilated input", real(3, 2), axes=(0, 1), input_dilation=(2, 2),
             padding=((1, 0), (1, 1))),
     _window("window_sum", "across channels", real(1, 5, 2, 2), axes=(0, 1), size=(1, 3),
-            stride=(1, 1), padding=((0, 0), (1, 1)), **_ONE),
+            stride=(1, 1), padding=((0, 0), (1, 1))),
     _window("window_max", "pool", real(1, 2, 4, 4)),
     _window("window_max", "overlapping", real(1, 2, 5, 4), **_OVERLAP),
     _window("window_max", "dilated", real(5, 6), axes=(0, 1), dilation=(2, 3), stride=(1, 2)),

@@ -14,6 +14,7 @@ from math import prod
 import pytest
 from hypothesis import strategies as st
 
+from minigrad.backend.geometry import Window
 from minigrad.backend.launch import contiguous_strides
 
 FLOATS = ("float32", "float64")
@@ -70,8 +71,10 @@ class Case:
 
     @property
     def parameters(self) -> dict:
-        names = ("stride", "padding", "input_dilation", "kernel_dilation", "groups")
-        return {name: getattr(self, name) for name in names}
+        window = Window(
+            self.w[2:], self.stride, self.padding, self.kernel_dilation, self.input_dilation
+        )
+        return {"window": window, "groups": self.groups}
 
 
 def indices(shape):

@@ -15,6 +15,7 @@ from typing import Any
 
 from cases import ELEMENTWISE
 
+from minigrad.backend.geometry import WindowAxis
 from minigrad.compiler import run
 from minigrad.device import backend_of
 from minigrad.dtype import DType, float32
@@ -265,26 +266,21 @@ def _dot(node: Node, a: Values, b: Values) -> Values:
     return out
 
 
-def _reached(
-    at: int, tap: int, n: int, stride: int, low: int, dilation: int, input_dilation: int = 1
-) -> int | None:
+def _reached(at: int, tap: int, n: int, window: WindowAxis) -> int | None:
     """The input position that tap `tap` of window `at` reads, or None in padding and gaps."""
-    q, r = divmod(at * stride - low + tap * dilation, input_dilation)
+    position = at * window.stride - window.padding[0] + tap * window.dilation
+    q, r = divmod(position, window.input_dilation)
     return q if r == 0 and 0 <= q < n else None
 
 
 def _window(node: Node, index: Index) -> list[int]:
     """The flat places in the input that one window covers, row-major."""
-    attrs, shape = node.attrs, node.inputs[0].shape
-    inner = attrs.get("input_dilation", (1, 1))
+    window, shape = node.attrs["window"], node.inputs[0].shape
     places = []
-    for taps in positions(attrs["size"]):
+    for taps in positions(window.size):
         place = list(index)
-        for k, axis in enumerate(attrs["axes"]):
-            place[axis] = _reached(
-                index[axis], taps[k], shape[axis], attrs["stride"][k], attrs["padding"][k][0],
-                attrs["dilation"][k], inner[k],
-            )  # fmt: skip
+        for axis, tap, along in zip(node.attrs["axes"], taps, window.axes, strict=True):
+            place[axis] = _reached(index[axis], tap, shape[axis], along)
         if None not in place:
             places.append(flat(tuple(place), shape))
     return places
@@ -330,13 +326,9 @@ def _conv(node: Node, x: Values, w: Values) -> Values:
         products = []
         for tap in positions(taps):
             y, x_ = (
-                _reached(
-                    at[k], tap[k], image.shape[2 + k], attrs["stride"][k],
-                    attrs["padding"][k][0], attrs["kernel_dilation"][k],
-                    attrs["input_dilation"][k],
-                )
+                _reached(at[k], tap[k], image.shape[2 + k], attrs["window"].axes[k])
                 for k in range(2)
-            )  # fmt: skip
+            )
             if y is None or x_ is None:
                 continue
             for c in range(inputs):

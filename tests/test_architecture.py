@@ -19,7 +19,7 @@ PACKAGES = ("minigrad", "layers", "examples")
 ROWS = [
     ["minigrad.errors", "minigrad.config", "minigrad.trees", "minigrad.context"],
     ["minigrad.dtype", "minigrad.interop.encoding"],
-    ["minigrad.backend.launch", "minigrad.backend.loopnest"],
+    ["minigrad.backend.geometry", "minigrad.backend.launch", "minigrad.backend.loopnest"],
     ["minigrad.backend"],
     ["minigrad.device"],
     ["minigrad.graph"],
@@ -59,6 +59,7 @@ ONLY = {
         "minigrad.errors",
     ),
     "minigrad.ops": (
+        "minigrad.backend.geometry",
         "minigrad.ops",
         "minigrad.graph",
         "minigrad.dtype",

@@ -34,6 +34,7 @@ from minigrad import device as devices
 from minigrad import dtype as dtypes
 from minigrad.backend import interface
 from minigrad.backend.batches import Assembly
+from minigrad.backend.geometry import Window
 from minigrad.backend.launch import Operand, Program
 from minigrad.backend.loopnest import Access, LoopNest, Reduction, Store
 from minigrad.device import Device, backend_of
@@ -361,24 +362,24 @@ def test_conv2d(backend: Backend, lay: Any, case: Case):
 @LAYOUTS
 def test_windows(backend: Backend, lay: Any):
     shape, f = (2, 1, 5, 6), "float32"
-    window: dict[str, Any] = {
-        "size": (2, 3), "stride": (2, 1), "padding": ((1, 0), (0, -1)), "dilation": (1, 2),
-    }  # fmt: skip
-    spread = window | {"input_dilation": (1, 2)}
+    window = Window((2, 3), stride=(2, 1), padding=((1, 0), (0, -1)), dilation=(1, 2))
+    spread = window._replace(input_dilation=(1, 2))
     x, u = numbers(*shape), numbers(*shape, seed=1)
     x[7] = math.nan
     at = (f, lay(shape), x)
-    out = windows.out_shape(shape, **window)
-    got = run_on(backend, "window_max", [at], dense(out), f, **window)
-    assert windows.same(got, windows.reference_max(f, x, shape, out, **window))
-    got = run_on(backend, "window_select", [at, (f, lay(shape), u)], dense(out), f, **window)
-    assert got == windows.reference_select(x, u, shape, out, **window)
+    out = windows.out_shape(shape, window)
+    got = run_on(backend, "window_max", [at], dense(out), f, window=window)
+    assert windows.same(got, windows.reference_max(f, x, shape, out, window))
+    got = run_on(backend, "window_select", [at, (f, lay(shape), u)], dense(out), f, window=window)
+    assert got == windows.reference_select(x, u, shape, out, window)
     g = numbers(*out, seed=2)
-    got = run_on(backend, "window_scatter", [at, (f, dense(out), g)], dense(shape), f, **window)
-    assert got == windows.reference_scatter(f, x, g, shape, out, **window)
-    out = windows.out_shape(shape, **spread)
-    got = run_on(backend, "window_sum", [(f, lay(shape), u)], dense(out), f, **spread)
-    assert got == windows.reference_sum(f, u, shape, out, **spread)
+    got = run_on(
+        backend, "window_scatter", [at, (f, dense(out), g)], dense(shape), f, window=window
+    )
+    assert got == windows.reference_scatter(f, x, g, shape, out, window)
+    out = windows.out_shape(shape, spread)
+    got = run_on(backend, "window_sum", [(f, lay(shape), u)], dense(out), f, window=spread)
+    assert got == windows.reference_sum(f, u, shape, out, spread)
 
 
 @LAYOUTS

@@ -6,13 +6,11 @@ import math
 import random
 from array import array
 from dataclasses import replace
-from functools import cache
 
 import pytest
 from backend_harness import Prepared
 
-from minigrad.backend.cpu import machine
-from minigrad.backend.cpu.contract import gemm, gemm_kernels, tiles
+from minigrad.backend.cpu.contract import gemm, gemm_kernels
 from minigrad.backend.cpu.vector import builder
 from minigrad.backend.launch import Operand, Program
 from minigrad.dtype import BY_NAME
@@ -184,10 +182,6 @@ def test_every_plan_gives_the_same_answer(monkeypatch, dtype, layouts):
     [("dense",) * 2, ("dense", "transposed"), ("transposed", "dense"), ("column gaps", "reversed")],
 )
 def test_packing_and_blocks(dtype, layouts):
-    check_packing(dtype, layouts)
-
-
-def check_packing(dtype, layouts):
     rng = random.Random(f"{dtype} {layouts}")
     _, vectors = gemm_kernels.tile_shape()
     panel = vectors * builder.lanes(dtype)
@@ -204,21 +198,6 @@ def check_packing(dtype, layouts):
                     plan = replace(case.plans()[0], **change)  # tiles, one task
                     got = case.run(lambda program, *_, plan=plan: gemm.launch(program, plan))
                     assert got == expected, plan
-
-
-@pytest.mark.parametrize(("dtype", "vector_bytes"), [("float32", 16), ("float32", 32),
-                                                     ("float64", 16), ("float64", 32)])  # fmt: skip
-def test_narrower_vectors(monkeypatch, dtype, vector_bytes):
-    made = (gemm_kernels.strided_tile, gemm_kernels.turned_block, tiles.copy_prefix)
-    monkeypatch.setattr(machine, "vector_bytes", cache(lambda: vector_bytes))
-    for function in made:
-        function.cache_clear()
-    try:
-        check_packing(dtype, ("dense", "transposed"))
-        check_packing(dtype, ("transposed", "dense"))
-    finally:
-        for function in made:
-            function.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

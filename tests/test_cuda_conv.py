@@ -31,6 +31,7 @@ from minigrad.backend.cuda.backend import device as cuda_device
 from minigrad.backend.cuda.contract import conv, cudnn
 from minigrad.backend.cuda.contract.conv_kernels import POINTS
 from minigrad.backend.cuda.contract.conv_problems import phases
+from minigrad.backend.geometry import WindowAxis
 from minigrad.backend.launch import Operand, Program
 from minigrad.device import devices
 from minigrad.dtype import DType, as_dtype
@@ -303,7 +304,8 @@ axes = st.tuples(*(st.integers(1, top) for top in (6, 12, 4)), st.integers(-3, 8
 def test_phases_meet_every_input_once(axis, input_dilation, kernel_dilation):
     taps, outs, stride, low = axis
     met = {}
-    for p in phases(taps, outs, stride, low, input_dilation, kernel_dilation):
+    window = WindowAxis(taps, stride, (low, 0), kernel_dilation, input_dilation)
+    for p in phases(window, outs):
         for j in range(p.outs):
             o = p.first_out + j * p.out_step
             assert o not in met

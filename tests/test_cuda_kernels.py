@@ -28,6 +28,7 @@ import minigrad as mg
 from minigrad import device as devices
 from minigrad import ops
 from minigrad.backend.cuda import kernel_text, scatter_add
+from minigrad.backend.geometry import Window
 from minigrad.device import as_device
 from minigrad.dtype import BY_NAME
 from minigrad.tensor_base import wrap
@@ -48,15 +49,14 @@ pairs = windows.pairs_of
 def problems(draw, input_dilation=False):
     """A shape, that of its windows, and how these lie."""
     shape = (*draw(pairs(0, 2)), *draw(pairs(0, 9)))
-    params = {
-        "size": draw(st.sampled_from(SIZES)),
-        "stride": draw(st.sampled_from(STRIDES)),
-        "padding": draw(st.tuples(pairs(-2, 3), pairs(-2, 3))),
-        "dilation": draw(st.sampled_from(((1, 1), (1, 1), (2, 1), (1, 3)))),
-    }
-    if input_dilation:
-        params["input_dilation"] = draw(pairs(1, 4))
-    return shape, out_shape(shape, **params), params
+    window = Window(
+        size=draw(st.sampled_from(SIZES)),
+        stride=draw(st.sampled_from(STRIDES)),
+        padding=draw(st.tuples(pairs(-2, 3), pairs(-2, 3))),
+        dilation=draw(st.sampled_from(((1, 1), (1, 1), (2, 1), (1, 3)))),
+        input_dilation=draw(pairs(1, 4)) if input_dilation else (1, 1),
+    )
+    return shape, out_shape(shape, window), window
 
 
 # ---- windows
@@ -65,70 +65,70 @@ def problems(draw, input_dilation=False):
 @settings(max_examples=80)
 @given(st.data(), st.sampled_from(NUMERIC))
 def test_window_sum(data, dtype):
-    shape, out, params = data.draw(problems(input_dilation=True))
+    shape, out, window = data.draw(problems(input_dilation=True))
     x = windows.values(data.draw, dtype, prod(shape))
     at = [(dtype, data.draw(layouts(shape)), x)]
-    got = run_on_cuda("window_sum", at, data.draw(layouts(out)), dtype, **params)
-    assert same(got, windows.reference_sum(dtype, x, shape, out, **params))
+    got = run_on_cuda("window_sum", at, data.draw(layouts(out)), dtype, window=window)
+    assert same(got, windows.reference_sum(dtype, x, shape, out, window))
 
 
 @settings(max_examples=80)
 @given(st.data(), st.sampled_from(NUMERIC))
 def test_window_max(data, dtype):
-    shape, out, params = data.draw(problems())
+    shape, out, window = data.draw(problems())
     x = windows.values(data.draw, dtype, prod(shape))
     at = [(dtype, data.draw(layouts(shape)), x)]
-    got = run_on_cuda("window_max", at, data.draw(layouts(out)), dtype, **params)
-    assert same(got, windows.reference_max(dtype, x, shape, out, **params))
+    got = run_on_cuda("window_max", at, data.draw(layouts(out)), dtype, window=window)
+    assert same(got, windows.reference_max(dtype, x, shape, out, window))
 
 
 @settings(max_examples=80)
 @given(st.data(), st.sampled_from((*((d, d) for d in NUMERIC), ("uint8", "float32"))))
 def test_select_and_scatter_find_the_first_maximum(data, dtypes):
     x_dtype, dtype = dtypes
-    shape, out, params = data.draw(problems())
+    shape, out, window = data.draw(problems())
     x = windows.values(data.draw, x_dtype, prod(shape))
     u = windows.values(data.draw, dtype, prod(shape), special=False)
     g = windows.values(data.draw, dtype, prod(out), special=False)
     left = (x_dtype, data.draw(layouts(shape)), x)
     at = [left, (dtype, data.draw(layouts(shape)), u)]
-    got = run_on_cuda("window_select", at, data.draw(layouts(out)), dtype, **params)
-    assert same(got, windows.reference_select(x, u, shape, out, **params))
+    got = run_on_cuda("window_select", at, data.draw(layouts(out)), dtype, window=window)
+    assert same(got, windows.reference_select(x, u, shape, out, window))
     at = [left, (dtype, data.draw(layouts(out)), g)]
-    got = run_on_cuda("window_scatter", at, data.draw(layouts(shape)), dtype, **params)
-    assert same(got, windows.reference_scatter(dtype, x, g, shape, out, **params))
+    got = run_on_cuda("window_scatter", at, data.draw(layouts(shape)), dtype, window=window)
+    assert same(got, windows.reference_scatter(dtype, x, g, shape, out, window))
 
 
 @pytest.mark.parametrize("width", [8, 9])
 @pytest.mark.parametrize("pad", [(0, 0), (2, 0), (1, 1), (-1, 0)])
 def test_pairs_without_overlap(width, pad):
     # rows of an even width are written in packs
-    params = PAIRS | {"padding": (pad, pad)}
+    window = PAIRS._replace(padding=(pad, pad))
     shape = (3, 2, 7, width)
-    out = out_shape(shape, **params)
+    out = out_shape(shape, window)
     x = [float(i * 29 % 5) for i in range(prod(shape))]
     g = [float(i + 1) for i in range(prod(out))]
     inputs = [("float32", dense(shape), x), ("float32", dense(out), g)]
-    got = run_on_cuda("window_scatter", inputs, dense(shape), "float32", **params)
-    assert got == windows.reference_scatter("float32", x, g, shape, out, **params)
+    got = run_on_cuda("window_scatter", inputs, dense(shape), "float32", window=window)
+    assert got == windows.reference_scatter("float32", x, g, shape, out, window)
 
 
 def test_a_window_of_more_taps_than_a_byte_counts():
-    params = PAIRS | {"size": (16, 17), "stride": (1, 1), "padding": ((3, 3), (3, 3))}
+    window = PAIRS._replace(size=(16, 17), stride=(1, 1), padding=((3, 3), (3, 3)))
     shape = (1, 1, 18, 20)
-    out = out_shape(shape, **params)
+    out = out_shape(shape, window)
     x = [i * 7919 % 101 for i in range(prod(shape))]
     g = [i % 7 for i in range(prod(out))]
     inputs = [("int32", dense(shape), x), ("int32", dense(out), g)]
-    got = run_on_cuda("window_scatter", inputs, dense(shape), "int32", **params)
-    assert got == windows.reference_scatter("int32", x, g, shape, out, **params)
+    got = run_on_cuda("window_scatter", inputs, dense(shape), "int32", window=window)
+    assert got == windows.reference_scatter("int32", x, g, shape, out, window)
 
 
 def test_halves_are_added_in_float32():
-    params = PAIRS | {"size": (3, 3), "stride": (1, 1), "input_dilation": (1, 1)}
+    window = PAIRS._replace(size=(3, 3), stride=(1, 1))
     x = [2048.0, *[1.0] * 8]  # 2048 + 1 is 2048 in float16
     at = [("float16", dense((1, 1, 3, 3)), x)]
-    got = run_on_cuda("window_sum", at, dense((1, 1, 1, 1)), "float16", **params)
+    got = run_on_cuda("window_sum", at, dense((1, 1, 1, 1)), "float16", window=window)
     assert got == [2056.0]
     at = [("int32", dense((9,)), [0] * 9), ("float16", dense((1, 9, 1)), x)]
     assert run_on_cuda("scatter_add", at, dense((1, 1, 1)), "float16") == [2056.0]
@@ -136,37 +136,37 @@ def test_halves_are_added_in_float32():
 
 @pytest.mark.parametrize("size", [(2, 2), (3, 3)])
 def test_maxima_of_halves(size):
-    params = PAIRS | {"size": size}
+    window = PAIRS._replace(size=size)
     shape = (1, 2, 6, 8)
-    out = out_shape(shape, **params)
+    out = out_shape(shape, window)
     x = [i * 29 % 11 / 4 for i in range(prod(shape))]
     g = [i / 8 for i in range(prod(out))]
     at = [("float16", dense(shape), x)]
-    got = run_on_cuda("window_max", at, dense(out), "float16", **params)
-    assert got == windows.reference_max("float32", x, shape, out, **params)
-    got = run_on_cuda("window_select", at * 2, dense(out), "float16", **params)
-    assert got == windows.reference_select(x, x, shape, out, **params)
+    got = run_on_cuda("window_max", at, dense(out), "float16", window=window)
+    assert got == windows.reference_max("float32", x, shape, out, window)
+    got = run_on_cuda("window_select", at * 2, dense(out), "float16", window=window)
+    assert got == windows.reference_select(x, x, shape, out, window)
     at.append(("float16", dense(out), g))
-    got = run_on_cuda("window_scatter", at, dense(shape), "float16", **params)
-    assert got == windows.reference_scatter("float32", x, g, shape, out, **params)
+    got = run_on_cuda("window_scatter", at, dense(shape), "float16", window=window)
+    assert got == windows.reference_scatter("float32", x, g, shape, out, window)
     got = run_on_cuda("argmax", [("float16", dense((2, 24, 2)), x)], dense((2, 2)), "int64")
     assert got == reference_argmax(x, (2, 24, 2))
 
 
 def test_far_indices_are_wide(monkeypatch):
     monkeypatch.setattr(kernel_text, "NARROW_REACH", 0)
-    params = PAIRS | {"size": (3, 2), "dilation": (2, 1), "padding": ((1, 1), (-1, 2))}
+    window = PAIRS._replace(size=(3, 2), dilation=(2, 1), padding=((1, 1), (-1, 2)))
     shape = (2, 2, 7, 9)
-    out = out_shape(shape, **params)
+    out = out_shape(shape, window)
     x = [float(i * 29 % 11) for i in range(prod(shape))]
     g = [float(i) for i in range(prod(out))]
     inputs = [("float32", dense(shape), x), ("float32", dense(out), g)]
-    got = run_on_cuda("window_scatter", inputs, dense(shape), "float32", **params)
-    assert got == windows.reference_scatter("float32", x, g, shape, out, **params)
-    spaced = params | {"input_dilation": (2, 3)}
-    out = out_shape(shape, **spaced)
-    got = run_on_cuda("window_sum", inputs[:1], dense(out), "float32", **spaced)
-    assert got == windows.reference_sum("float32", x, shape, out, **spaced)
+    got = run_on_cuda("window_scatter", inputs, dense(shape), "float32", window=window)
+    assert got == windows.reference_scatter("float32", x, g, shape, out, window)
+    spaced = window._replace(input_dilation=(2, 3))
+    out = out_shape(shape, spaced)
+    got = run_on_cuda("window_sum", inputs[:1], dense(out), "float32", window=spaced)
+    assert got == windows.reference_sum("float32", x, shape, out, spaced)
     at = [("int64", dense((3,)), [1, 0, 1]), ("float32", dense((2, 3, 2)), x[:12])]
     got = run_on_cuda("scatter_add", at, dense((2, 2, 2)), "float32")
     assert got == reference_scatter_add([1, 0, 1], x[:12], (2, 2, 2))
@@ -325,7 +325,7 @@ def test_wrong_operands_are_refused():
         run_on_cuda("argmax", [("float32", dense((2, 0, 5)), [])], dense((2, 5)), "int64")
     flags = ("bool", dense((1, 1, 2, 2)), [True] * 4)
     with pytest.raises(TypeError, match="window_max: expected operands of one numeric dtype"):
-        run_on_cuda("window_max", [flags], dense((1, 1, 1, 1)), "bool", **PAIRS)
+        run_on_cuda("window_max", [flags], dense((1, 1, 1, 1)), "bool", window=PAIRS)
     with pytest.raises(TypeError, match=r"random_bits: expected state \(2,\) int64"):
         run_on_cuda("random_bits", [("int64", dense((1,)), [0])], dense((4,)), "int32")
     state = ("int64", dense((2,)), [0, 0])
@@ -368,29 +368,27 @@ def windowed(op, x, *others, **attrs):
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("axes", [(2, 3), (0, 2)])
 @pytest.mark.parametrize(
-    "params",
-    [PAIRS, PAIRS | {"size": (3, 2), "padding": ((1, 1), (-1, 2))}],
+    "window",
+    [PAIRS, PAIRS._replace(size=(3, 2), padding=((1, 1), (-1, 2)))],
     ids=["pairs", "overlapping"],
 )
-def test_windows_of_views(view, axes, params):
-    params = params | {"axes": axes}
+def test_windows_of_views(view, axes, window):
     values = [
         [[[i * j * 7 % 5 + a - b for j in range(6)] for i in range(4)] for a in range(3)]
         for b in range(4)
     ]
-    extra = {"input_dilation": (1, 1)}
 
     def f(x):
         x = VIEWS[view](x)
-        top = windowed(ops.window_max, x, **params)
+        top = windowed(ops.window_max, x, axes=axes, window=window)
         return mg.concat(
             [
                 mg.reshape(y, (-1,))
                 for y in (
                     top,
-                    windowed(ops.window_sum, x, **params, **extra),
-                    windowed(ops.window_select, x, x + 1, **params),
-                    windowed(ops.window_scatter, x, top, **params),
+                    windowed(ops.window_sum, x, axes=axes, window=window),
+                    windowed(ops.window_select, x, x + 1, axes=axes, window=window),
+                    windowed(ops.window_scatter, x, top, axes=axes, window=window),
                 )
             ]
         )

@@ -351,9 +351,9 @@ def test_the_names_exist_in_the_package(monkeypatch):
             shapes = (case.x, case.w, case.out)
             tensors = tuple((s, contiguous_strides(s)) for s in shapes)
             op = {"forward": "conv_fprop", "data": "conv_dgrad", "weight": "conv_wgrad"}[direction]
-            problem = cudnn.Problem(op, dtype, tensors, (1, 1), (1, 1), (1, 1), (1, 1))
-            assert cudnn._graph(module, problem, tf32=False).get_workspace_size() == 0
-            assert op in problem.text
+            asked = cudnn.CudnnOp(op, dtype, tensors, (1, 1), (1, 1), (1, 1), (1, 1))
+            assert cudnn._graph(module, asked, tf32=False).get_workspace_size() == 0
+            assert op in asked.text
 
 
 def test_a_program_that_runs_again_is_replayed():

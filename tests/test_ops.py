@@ -12,6 +12,7 @@ from cases import FUNCTION_CASES, INTEGERS, PRIMITIVE_CASES, Case, store
 
 from minigrad import graph, ops
 from minigrad.autodiff import gradients
+from minigrad.backend.geometry import Window
 from minigrad.device import cpu
 from minigrad.dtype import bool_, float32, float64, int32, int64, uint8
 from minigrad.errors import GradientError
@@ -210,14 +211,10 @@ def _empty_rows() -> list[tuple[str, Any]]:
 
     def conv(shape, kernel, stride=1):
         return lambda s: ops.conv(
-            s(*shape), s(*kernel), stride=(stride, stride), padding=((0, 0), (0, 0)),
-            input_dilation=(1, 1), kernel_dilation=(1, 1), groups=1,
-        )  # fmt: skip
+            s(*shape), s(*kernel), window=Window(kernel[2:], (stride, stride)), groups=1
+        )
 
-    window = {
-        "axes": (0, 1), "size": (2, 2), "stride": (2, 1), "padding": ((0, 0), (0, 0)),
-        "dilation": (1, 1),
-    }  # fmt: skip
+    window = {"axes": (0, 1), "window": Window((2, 2), stride=(2, 1))}
     return [
         ("map", lambda s: ops.exp(s(0, 3))),
         ("sum of nothing", lambda s: ops.sum_(s(2, 0), axes=(1,))),
@@ -237,7 +234,7 @@ def _empty_rows() -> list[tuple[str, Any]]:
         ("conv of no channels", conv((1, 0, 3, 3), (2, 0, 2, 2))),
         (
             "window_sum without room",
-            lambda s: ops.window_sum(s(1, 3), **window, input_dilation=(1, 1)),
+            lambda s: ops.window_sum(s(1, 3), **window),
         ),
         ("window_max without room", lambda s: ops.window_max(s(1, 3), **window)),
         ("window_max of no rows", lambda s: ops.window_max(s(0, 3), **window)),
@@ -318,10 +315,7 @@ def _errors() -> list[tuple[str, Any, type[Exception], str]]:
         return ops.dot(a, b, batch=((), ()), contract=((1,), (0,)))
 
     def conv(x, w, groups=1):
-        return ops.conv(
-            x, w, stride=(1, 1), padding=((0, 0), (0, 0)), input_dilation=(1, 1),
-            kernel_dilation=(1, 1), groups=groups,
-        )  # fmt: skip
+        return ops.conv(x, w, window=Window(w.shape[2:]), groups=groups)
 
     index = f(2, dtype=int64)
     return [
@@ -442,16 +436,23 @@ def _errors() -> list[tuple[str, Any, type[Exception], str]]:
         ),
         (
             "window",
-            lambda: ops.window_max(
-                f(2, 3),
-                axes=(0, 0),
-                size=(1, 1),
-                stride=(1, 1),
-                padding=((0, 0), (0, 0)),
-                dilation=(1, 1),
-            ),
+            lambda: ops.window_max(f(2, 3), axes=(0, 0), window=Window((1, 1))),
             ValueError,
             "window_max: expected two axes",
+        ),
+        (
+            "maxima of spaced elements",
+            lambda: ops.window_max(
+                f(2, 3), axes=(0, 1), window=Window((1, 1), input_dilation=(2, 1))
+            ),
+            ValueError,
+            "window_max: expected no input dilation",
+        ),
+        (
+            "conv of another size",
+            lambda: ops.conv(f(1, 3, 4, 4), f(2, 3, 2, 2), window=Window((2, 3)), groups=1),
+            ValueError,
+            r"conv: expected a window of size \(2, 2\), got \(2, 3\)",
         ),
         (
             "state",

@@ -21,6 +21,7 @@ from reference import Values, philox, positions, rounded
 from minigrad.backend import checks, interface
 from minigrad.backend.batches import Assembly
 from minigrad.backend.debug import for_purpose
+from minigrad.backend.geometry import Window
 from minigrad.backend.launch import Operand, Pointer, Program
 from minigrad.backend.loopnest import Access, LoopNest
 from minigrad.dtype import ALL, DType
@@ -172,33 +173,34 @@ class Library:
         _define(program, "dot", product, a, b, out)
 
     def conv2d(
-        self, program: Program, x: Operand, w: Operand, out: Operand, **parameters: Any
+        self, program: Program, x: Operand, w: Operand, out: Operand, window: Window, groups: int
     ) -> None:
-        checks.require_convolution(x, w, out, parameters["groups"])
-        case = Case(x.shape, w.shape, **parameters)
+        checks.require_convolution(x, w, out, window, groups)
+        steps = window.stride, window.padding, window.input_dilation, window.dilation
+        case = Case(x.shape, w.shape, *steps, groups)
         _define(program, "conv2d", lambda *values: plain(case, *values), x, w, out)
 
-    def window_sum(self, program: Program, x: Operand, out: Operand, **window: Any) -> None:
+    def window_sum(self, program: Program, x: Operand, out: Operand, window: Window) -> None:
         _window(program, "window_sum", windows.reference_sum, (x,), out, x.dtype.name, window)
 
-    def window_max(self, program: Program, x: Operand, out: Operand, **window: Any) -> None:
+    def window_max(self, program: Program, x: Operand, out: Operand, window: Window) -> None:
         _window(program, "window_max", windows.reference_max, (x,), out, x.dtype.name, window)
 
     def window_select(
-        self, program: Program, x: Operand, u: Operand, out: Operand, **window: Any
+        self, program: Program, x: Operand, u: Operand, out: Operand, window: Window
     ) -> None:
-        def select(_: str, *arguments: Any, **window: Any) -> Values:
-            return windows.reference_select(*arguments, **window)
+        def select(_: str, *arguments: Any) -> Values:
+            return windows.reference_select(*arguments)
 
         _window(program, "window_select", select, (x, u), out, x.dtype.name, window)
 
     def window_scatter(
-        self, program: Program, x: Operand, g: Operand, out: Operand, **window: Any
+        self, program: Program, x: Operand, g: Operand, out: Operand, window: Window
     ) -> None:
         checks.require_numeric("window_scatter", x, g, out)
 
         def scatter(*values: Values) -> Values:
-            return windows.reference_scatter(x.dtype.name, *values, x.shape, g.shape, **window)
+            return windows.reference_scatter(x.dtype.name, *values, x.shape, g.shape, window)
 
         _define(program, "window_scatter", scatter, x, g, out)
 
@@ -254,11 +256,11 @@ def _define(program: Program, name: str, f: Callable[..., Values], *operands: Op
 
 def _window(
     program: Program, name: str, f: Any, inputs: tuple[Operand, ...], out: Operand, dtype: str,
-    window: dict[str, Any],
+    window: Window,
 ) -> None:  # fmt: skip
     checks.require_numeric(name, *inputs, out)
     shapes = inputs[0].shape, out.shape
-    _define(program, name, lambda *v: f(dtype, *v, *shapes, **window), *inputs, out)
+    _define(program, name, lambda *v: f(dtype, *v, *shapes, window), *inputs, out)
 
 
 def _require_inside(caller: str, indices: Values, length: int) -> None:

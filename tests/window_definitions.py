@@ -8,10 +8,12 @@ from math import prod
 
 from hypothesis import strategies as st
 
+from minigrad.backend.geometry import Window
+
 NAN, INF = math.nan, math.inf
 FLOATS, DTYPES = ("float32", "float64"), ("float32", "float64", "int32", "uint8")
 LOWEST = {"float32": -INF, "float64": -INF, "int32": -(2**31), "int64": -(2**63), "uint8": 0}
-PAIRS = {"size": (2, 2), "stride": (2, 2), "padding": ((0, 0), (0, 0)), "dilation": (1, 1)}
+PAIRS = Window((2, 2), stride=(2, 2))
 
 
 def out_length(n, size, stride, padding, dilation, input_dilation=1):
@@ -19,13 +21,14 @@ def out_length(n, size, stride, padding, dilation, input_dilation=1):
     return max((spaced + sum(padding) - (size - 1) * dilation - 1) // stride + 1, 0)
 
 
-def out_shape(shape, *, size, stride, padding, dilation, input_dilation=(1, 1)):
-    tail = zip(shape[2:], size, stride, padding, dilation, input_dilation, strict=True)
+def out_shape(shape, window):
+    tail = zip(shape[2:], *window, strict=True)
     return (*shape[:2], *(out_length(*axis) for axis in tail))
 
 
-def windows(shape, out, *, size, stride, padding, dilation, input_dilation=(1, 1)):
+def windows(shape, out, window):
     """For each output element, the flat places of x that its window holds, in row-major order."""
+    size, stride, padding, dilation, input_dilation = window
     height, width = shape[2:]
     for plane, row, column in product(range(prod(out[:2])), range(out[2]), range(out[3])):
         places = []
@@ -57,24 +60,24 @@ def wrapped(dtype, value):
     return value % 256 if dtype == "uint8" else value
 
 
-def reference_sum(dtype, x, shape, out, **params):
+def reference_sum(dtype, x, shape, out, window):
     # float() keeps inf - inf a NaN; the values are small integers, so any order is exact
-    return [wrapped(dtype, sum(x[p] for p in places)) for places in windows(shape, out, **params)]
+    return [wrapped(dtype, sum(x[p] for p in places)) for places in windows(shape, out, window)]
 
 
-def reference_max(dtype, x, shape, out, **params):
-    chosen = [first_maximum(x, places) for places in windows(shape, out, **params)]
+def reference_max(dtype, x, shape, out, window):
+    chosen = [first_maximum(x, places) for places in windows(shape, out, window)]
     return [LOWEST[dtype] if p is None else x[p] for p in chosen]
 
 
-def reference_select(x, u, shape, out, **params):
-    chosen = [first_maximum(x, places) for places in windows(shape, out, **params)]
+def reference_select(x, u, shape, out, window):
+    chosen = [first_maximum(x, places) for places in windows(shape, out, window)]
     return [0 if p is None else u[p] for p in chosen]
 
 
-def reference_scatter(dtype, x, g, shape, out, **params):
+def reference_scatter(dtype, x, g, shape, out, window):
     total = [0] * prod(shape)
-    for value, places in zip(g, windows(shape, out, **params), strict=True):
+    for value, places in zip(g, windows(shape, out, window), strict=True):
         if places:
             place = first_maximum(x, places)
             total[place] = wrapped(dtype, total[place] + value)
@@ -87,18 +90,16 @@ def pairs_of(low, high):
 
 @st.composite
 def problems(draw, input_dilation=False):
-    """A shape and the parameters of its windows, with a non-negative output."""
+    """A shape and its windows, with a non-negative output."""
     shape = (*draw(pairs_of(0, 2)), *draw(pairs_of(0, 9)))
-    params = {
-        "size": draw(pairs_of(1, 4)),
-        "stride": draw(pairs_of(1, 4)),
-        "padding": draw(st.tuples(pairs_of(-2, 3), pairs_of(-2, 3))),
-        "dilation": draw(pairs_of(1, 2)),
-    }
-    if input_dilation:
-        params["input_dilation"] = draw(pairs_of(1, 4))
-    out = out_shape(shape, **params)
-    return shape, out, params
+    window = Window(
+        size=draw(pairs_of(1, 4)),
+        stride=draw(pairs_of(1, 4)),
+        padding=draw(st.tuples(pairs_of(-2, 3), pairs_of(-2, 3))),
+        dilation=draw(pairs_of(1, 2)),
+        input_dilation=draw(pairs_of(1, 4)) if input_dilation else (1, 1),
+    )
+    return shape, out_shape(shape, window), window
 
 
 def values(draw, dtype, n, special=True):

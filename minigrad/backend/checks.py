@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from minigrad.backend.geometry import Window
 from minigrad.backend.launch import Operand, contiguous_strides
 
 
@@ -85,8 +86,8 @@ def require_product(a: Operand, b: Operand, out: Operand) -> None:
         )
 
 
-def require_convolution(x: Operand, w: Operand, out: Operand, groups: int) -> None:
-    """Raise unless the channels of a convolution with `groups` and its dtypes fit together."""
+def require_convolution(x: Operand, w: Operand, out: Operand, window: Window, groups: int) -> None:
+    """Raise unless dtypes, channels and extents of a convolution fit together."""
     if not x.dtype == w.dtype == out.dtype:
         raise TypeError(
             f"conv2d: expected operands of one dtype, got {x.dtype}, {w.dtype} and {out.dtype}. "
@@ -99,4 +100,14 @@ def require_convolution(x: Operand, w: Operand, out: Operand, groups: int) -> No
             f"conv2d: expected x (N, C, H, W), w (O, C/groups, KH, KW) and out (N, O, OH, OW), got "
             f"{x.shape}, {w.shape} and {out.shape} with groups={groups}. "
             "Both channel counts must be multiples of groups."
+        )
+    if min(*window.stride, *window.dilation, *window.input_dilation) < 1:
+        raise ValueError(
+            f"conv2d: expected stride and dilations of at least 1, got {window}. Pass 1 for none."
+        )
+    expected = window.windows(x.shape[2:])
+    if window.size != w.shape[2:] or out.shape[2:] != expected:
+        raise ValueError(
+            f"conv2d: expected an output of size {expected} for an input of size {x.shape[2:]}, "
+            f"{w.shape[2:]} taps and {window}, got {out.shape[2:]}."
         )

@@ -16,11 +16,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from minigrad.backend.batches import Assembly
+from minigrad.backend.geometry import Window
 from minigrad.backend.launch import Operand, Program
 from minigrad.backend.loopnest import LoopNest
 from minigrad.dtype import DType
-
-Pair = tuple[int, int]
 
 
 class Buffer(Protocol):
@@ -57,40 +56,29 @@ class Library(Protocol):
         ...
 
     def conv2d(
-        self, program: Program, x: Operand, w: Operand, out: Operand, /, *, stride: Pair,
-        padding: tuple[Pair, Pair], input_dilation: Pair, kernel_dilation: Pair, groups: int,
+        self, program: Program, x: Operand, w: Operand, out: Operand, /, *, window: Window,
+        groups: int,
     ) -> None:  # fmt: skip
-        """Cross-correlation. Shapes: x (N, C, H, W), w (O, C / groups, KH, KW) -> (N, O, OH, OW).
-
-        `padding` is (low, high) of rows, then of columns; negative padding crops.
-        """
+        """Cross-correlation. Shapes: x (N, C, H, W), w (O, C/groups, KH, KW) -> (N, O, OH, OW)."""
         ...
 
-    def window_sum(
-        self, program: Program, x: Operand, out: Operand, /, *, size: Pair, stride: Pair,
-        padding: tuple[Pair, Pair], dilation: Pair, input_dilation: Pair,
-    ) -> None:  # fmt: skip
-        """The sum of every window of x, whose elements lie `input_dilation` apart."""
+    def window_sum(self, program: Program, x: Operand, out: Operand, /, *, window: Window) -> None:
+        """The sum of every window of x."""
         ...
 
-    def window_max(
-        self, program: Program, x: Operand, out: Operand, /, *, size: Pair, stride: Pair,
-        padding: tuple[Pair, Pair], dilation: Pair,
-    ) -> None:  # fmt: skip
+    def window_max(self, program: Program, x: Operand, out: Operand, /, *, window: Window) -> None:
         """The maximum of every window of x; NaN propagates."""
         ...
 
     def window_select(
-        self, program: Program, x: Operand, u: Operand, out: Operand, /, *, size: Pair,
-        stride: Pair, padding: tuple[Pair, Pair], dilation: Pair,
-    ) -> None:  # fmt: skip
+        self, program: Program, x: Operand, u: Operand, out: Operand, /, *, window: Window
+    ) -> None:
         """The element of u at the place of each window's maximum in x, 0 for an empty window."""
         ...
 
     def window_scatter(
-        self, program: Program, x: Operand, g: Operand, out: Operand, /, *, size: Pair,
-        stride: Pair, padding: tuple[Pair, Pair], dilation: Pair,
-    ) -> None:  # fmt: skip
+        self, program: Program, x: Operand, g: Operand, out: Operand, /, *, window: Window
+    ) -> None:
         """The adjoint of `window_select`: each element of g added where its window's maximum is."""
         ...
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["conv2d", "conv_transpose2d", "linear"]
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
-
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """X @ weight.T + bias.
@@ -72,10 +70,8 @@ def conv2d(
     steps = int_pair("conv2d", "stride", stride, 1)
     spread = int_pair("conv2d", "dilation", dilation, 1)
     margins = _padding("conv2d", padding, w, steps, spread)
-    y = ops.conv(
-        a, w, stride=steps, padding=margins, input_dilation=(1, 1), kernel_dilation=spread,
-        groups=groups,
-    )  # fmt: skip
+    window = ops.Window((w.shape[2], w.shape[3]), steps, margins, spread)
+    y = ops.conv(a, w, window=window, groups=groups)
     if 0 in y.shape[2:] and 0 not in a.shape[2:]:
         raise ValueError(
             f"conv2d: expected images no smaller than the kernel {w.shape[2:]} (dilation {spread}, "
@@ -117,19 +113,12 @@ def conv_transpose2d(
             f"{caller}: expected output_padding smaller than stride or dilation, got {extra} with "
             f"stride {steps} and dilation {spread}."
         )
-    # The kernel turned around, its in and out channels swapped within each group.
-    inner, kernel = w.shape[1], w.shape[2:]
-    split = ops.reshape(w, shape=(groups, w.shape[0] // groups, inner, *kernel))
-    swapped = ops.permute(split, axes=(0, 2, 1, 3, 4))  # (groups, O / groups, C / groups, KH, KW)
-    turned = ops.flip(
-        ops.reshape(swapped, shape=(groups * inner, w.shape[0] // groups, *kernel)), axes=(2, 3)
-    )
-    reach = [d * (k - 1) - p for d, k, p in zip(spread, kernel, cropped, strict=True)]
-    margins = tuple((r, r + e) for r, e in zip(reach, extra, strict=True))
-    y = ops.conv(
-        a, turned, stride=(1, 1), padding=margins, input_dilation=steps, kernel_dilation=spread,
-        groups=groups,
-    )  # fmt: skip
+    # The input of `conv2d` from its output: the output's pixels lie `stride` apart.
+    kernel = w.shape[2], w.shape[3]
+    h, v = (d * (k - 1) - p for d, k, p in zip(spread, kernel, cropped, strict=True))
+    margins = (h, h + extra[0]), (v, v + extra[1])
+    window = ops.Window(kernel, (1, 1), margins, spread, input_dilation=steps)
+    y = ops.conv(a, ops.turned_kernels(w, groups), window=window, groups=groups)
     return wrap(_with_bias(caller, y, bias))
 
 
@@ -149,7 +138,7 @@ def _with_bias(caller: str, y: Node, bias: Tensor | None) -> Node:
 
 def _padding(
     caller: str, padding: Any, w: Node, stride: tuple[int, int], dilation: tuple[int, int]
-) -> Padding:
+) -> tuple[tuple[int, int], tuple[int, int]]:
     if padding == "valid":
         return (0, 0), (0, 0)
     if padding == "same":

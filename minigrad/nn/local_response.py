@@ -50,15 +50,12 @@ def local_response_norm(
                 f"{name}: expected x of shape (N, C, H, W) and an odd size within channels, got "
                 f"{node.shape} and size {size}."
             )
-        axes, window, margins, n = (2, 3), (size, size), ((low, high),) * 2, size * size
+        axes, window, margins, n = (2, 3), (size, size), ((low, high), (low, high)), size * size
     else:
         raise ValueError(
             f"{name}: expected mode 'across_channels' or 'within_channel', got {mode!r}."
         )
     wide = as_accumulator(node)
-    around = ops.window_sum(
-        wide * wide, axes=axes, size=window, stride=(1, 1), padding=margins, dilation=(1, 1),
-        input_dilation=(1, 1),
-    )  # fmt: skip
+    around = ops.window_sum(wide * wide, axes=axes, window=ops.Window(window, padding=margins))
     scale = around * (alpha / n) + k
     return wrap(as_type(wide * ops.pow_(scale, ops.like(-beta, scale)), node.dtype))

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["adaptive_avg_pool2d", "avg_pool2d", "max_pool2d"]
 
-Pair = tuple[int, int]
-
 
 def max_pool2d(
     x: Tensor,
@@ -39,12 +37,8 @@ def max_pool2d(
         padding: positions on each side that never win; at most half the window.
         ceil_mode: whether a last window may hang over the end.
     """
-    node, size, steps, margin, spread = _windows(
-        "max_pool2d", x, kernel_size, stride, padding, dilation
-    )
-    margins = _margins("max_pool2d", node, size, steps, margin, spread, ceil_mode)
-    y = ops.window_max(node, axes=(2, 3), size=size, stride=steps, padding=margins, dilation=spread)
-    return wrap(y)
+    node, window = _windowed("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode)
+    return wrap(ops.window_max(node, axes=(2, 3), window=window))
 
 
 def avg_pool2d(
@@ -60,24 +54,13 @@ def avg_pool2d(
     Shapes and sizes as `max_pool2d`. The divisor is the number of positions of the window inside
     the padded image (`count_include_pad`) or inside the image itself.
     """
-    node, size, steps, margin, spread = _windows("avg_pool2d", x, kernel_size, stride, padding, 1)
-    margins = _margins("avg_pool2d", node, size, steps, margin, spread, ceil_mode)
-    total = ops.window_sum(
-        node, axes=(2, 3), size=size, stride=steps, padding=margins, dilation=spread,
-        input_dilation=(1, 1),
-    )  # fmt: skip
-    counted = margin if count_include_pad else (0, 0)
-    fits = all(
-        _covered(node.shape[2 + i], total.shape[2 + i], size[i], steps[i], margin[i], counted[i])
-        for i in range(2)
-    )
-    if fits:
-        return wrap(total / (size[0] * size[1]))
-    shape = total.shape
-    rows, columns = (
-        _counts(shape[2 + i], node.shape[2 + i], size[i], steps[i], margin[i], counted[i], node)
-        for i in range(2)
-    )
+    node, window = _windowed("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode)
+    total = ops.window_sum(node, axes=(2, 3), window=window)
+    shape, counted = total.shape, window.low if count_include_pad else (0, 0)
+    along = list(zip(window.axes, node.shape[2:], shape[2:], counted, strict=True))
+    if all(_covered(*each) for each in along):
+        return wrap(total / (window.size[0] * window.size[1]))
+    rows, columns = (_counts(*each, node) for each in along)
     rows = ops.expand(ops.reshape(rows, shape=(1, 1, shape[2], 1)), shape=shape)
     columns = ops.expand(ops.reshape(columns, shape=(1, 1, 1, shape[3])), shape=shape)
     return wrap(total / (rows * columns))
@@ -126,49 +109,52 @@ def _shares(n: int, windows: int, x: Node) -> Node:
     return ops.where(inside, share, ops.zeros_like(share))
 
 
-def _windows(
-    caller: str, x: Tensor, kernel_size: Size, stride: Size | None, padding: Size, dilation: Size
-) -> tuple[Node, Pair, Pair, Pair, Pair]:
+def _windowed(
+    caller: str, x: Tensor, kernel_size: Size, stride: Size | None, padding: Size, dilation: Size,
+    ceil_mode: bool,
+) -> tuple[Node, ops.Window]:  # fmt: skip
+    """The images and the window of a pooling function's arguments."""
     node = images(caller, x)
     size = int_pair(caller, "kernel_size", kernel_size, 1)
     steps = size if stride is None else int_pair(caller, "stride", stride, 1)
-    margin = int_pair(caller, "padding", padding, 0)
+    h, v = margin = int_pair(caller, "padding", padding, 0)
     if any(2 * m > k for m, k in zip(margin, size, strict=True)):
         raise ValueError(
             f"{caller}: expected padding of at most half of kernel_size {size}, got {margin}."
         )
-    return node, size, steps, margin, int_pair(caller, "dilation", dilation, 1)
+    spread = int_pair(caller, "dilation", dilation, 1)
+    window = ops.Window(size, steps, ((h, h), (v, v)), spread)
+    highs = [_high(axis, n, ceil_mode) for axis, n in zip(window.axes, node.shape[2:], strict=True)]
+    if None in highs:
+        raise ValueError(
+            f"{caller}: expected images no smaller than the window {size} (dilation {spread}, "
+            f"padding {margin}), got {node.shape[2:]}."
+        )
+    return node, window._replace(padding=tuple(zip(margin, highs, strict=True)))
 
 
-def _margins(
-    caller: str, x: Node, size: Pair, stride: Pair, margin: Pair, dilation: Pair, ceil_mode: bool
-) -> tuple[Pair, Pair]:
-    """The padding before and after. With `ceil_mode`, enough after for the last window."""
-    result = []
-    for n, k, s, m, d in zip(x.shape[2:], size, stride, margin, dilation, strict=True):
-        span = d * (k - 1) + 1
-        room = n + 2 * m - span
-        if room < 0 and not (ceil_mode and room > -s):
-            raise ValueError(
-                f"{caller}: expected images no smaller than the window {size} (dilation "
-                f"{dilation}, padding {margin}), got {x.shape[2:]}."
-            )
-        windows = (-(-room // s) if ceil_mode else room // s) + 1
-        if ceil_mode and (windows - 1) * s >= n + m:  # it must begin inside the image or before it
-            windows -= 1
-        result.append((m, max(m, (windows - 1) * s + span - n - m)))
-    return result[0], result[1]
+def _high(axis: ops.WindowAxis, n: int, ceil_mode: bool) -> int | None:
+    """The padding after n pixels, with `ceil_mode` enough for the last window; None for too few."""
+    low, stride = axis.padding[0], axis.stride
+    room = n + 2 * low - axis.reach - 1
+    if not ceil_mode:
+        return low if room >= 0 else None
+    if room <= -stride:
+        return None
+    last = -(-room // stride) * stride  # where the last window begins
+    if last >= n + low:  # it must begin inside the image or before it
+        last -= stride
+    return max(low, last + axis.reach + 1 - n - low)
 
 
-def _covered(n: int, windows: int, size: int, stride: int, margin: int, counted: int) -> bool:
-    """Whether every window lies within the counted positions."""
-    return margin <= counted and (windows - 1) * stride + size <= n + margin + counted
+def _covered(axis: ops.WindowAxis, n: int, windows: int, counted: int) -> bool:
+    """Whether every window lies within the n pixels and `counted` positions on each side."""
+    low = axis.padding[0]
+    return low <= counted and (windows - 1) * axis.stride + axis.size <= n + low + counted
 
 
-def _counts(
-    windows: int, n: int, size: int, stride: int, margin: int, counted: int, x: Node
-) -> Node:
+def _counts(axis: ops.WindowAxis, n: int, windows: int, counted: int, x: Node) -> Node:
     """How many counted positions each window along one axis covers."""
-    start = ops.iota(windows, int64, x.device) * stride - margin
-    stop = ops.minimum(start + size, like(n + counted, start))
+    start = ops.iota(windows, int64, x.device) * axis.stride - axis.padding[0]
+    stop = ops.minimum(start + axis.size, like(n + counted, start))
     return ops.cast(stop - ops.maximum(start, like(-counted, start)), dtype=x.dtype)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from minigrad.backend.geometry import Window
 from minigrad.dtype import DType
 from minigrad.graph import Node, Primitive, Shape, register
 from minigrad.ops.view import flip, inverse, permute, reshape
-from minigrad.ops.window import Padding, Pair, transposed_padding, window_extent
 
-__all__ = ["conv", "dot"]
+__all__ = ["conv", "dot", "turned_kernels"]
 
 Ints = tuple[int, ...]
 AxesPair = tuple[Ints, Ints]
@@ -56,10 +56,7 @@ def _dot_vjp(g: Node, y: Node, a: Node, b: Node, *, batch: AxesPair, contract: A
     return to_a, to_b
 
 
-def _conv_infer(
-    x: Node, w: Node, *, stride: Pair, padding: Padding, input_dilation: Pair,
-    kernel_dilation: Pair, groups: int,
-) -> tuple[Shape, DType]:  # fmt: skip
+def _conv_infer(x: Node, w: Node, *, window: Window, groups: int) -> tuple[Shape, DType]:
     """x (N, C, H, W), w (O, C / groups, KH, KW) -> (N, O, OH, OW); cross-correlation."""
     if x.dtype is not w.dtype or x.dtype.kind == "bool":
         raise TypeError(f"conv: expected one number dtype, got {x.dtype.name}, {w.dtype.name}.")
@@ -68,57 +65,32 @@ def _conv_infer(
             f"conv: expected x (N, C, H, W) and w (O, C / groups, KH, KW) with groups={groups}, "
             f"got {x.shape} and {w.shape}."
         )
-    extents = [
-        window_extent(
-            x.shape[2 + i], w.shape[2 + i], stride[i], padding[i], kernel_dilation[i],
-            input_dilation[i],
-        )
-        for i in range(2)
-    ]  # fmt: skip
-    return (x.shape[0], w.shape[0], *extents), x.dtype
+    if window.size != w.shape[2:]:
+        raise ValueError(f"conv: expected a window of size {w.shape[2:]}, got {window.size}.")
+    return (x.shape[0], w.shape[0], *window.windows(x.shape[2:])), x.dtype
 
 
-def _regroup(w: Node, groups: int) -> Node:
-    """Swap the in and out channels of each group: (G*O, C, ...) -> (G*C, O, ...)."""
-    out, inner, kh, kw = w.shape
-    split = reshape(w, shape=(groups, out // groups, inner, kh, kw))
-    return reshape(
-        permute(split, axes=(0, 2, 1, 3, 4)), shape=(groups * inner, out // groups, kh, kw)
-    )
+def turned_kernels(w: Node, groups: int) -> Node:
+    """The kernels of a convolution's adjoint: turned around, in and out channels exchanged.
+
+    Shapes: (G * O, C, KH, KW) -> (G * C, O, KH, KW), channels staying in their group.
+    """
+    out, inner, *size = w.shape
+    split = reshape(w, shape=(groups, out // groups, inner, *size))
+    swapped = permute(split, axes=(0, 2, 1, 3, 4))
+    return flip(reshape(swapped, shape=(groups * inner, out // groups, *size)), axes=(2, 3))
 
 
-def _conv_vjp(g: Node, y: Node, x: Node, w: Node, *, stride, padding, input_dilation,
-              kernel_dilation, groups):  # fmt: skip
+def _conv_vjp(g: Node, y: Node, x: Node, w: Node, *, window: Window, groups: int):
     n, _, *size = x.shape
-    _, inner, *kernel = w.shape
-    windows = y.shape[2:]
-    # Data: g dilated by the stride, against the flipped kernel with its channels swapped.
-    back = tuple(
-        transposed_padding(
-            size[i], windows[i], kernel[i], stride[i], padding[i][0], kernel_dilation[i],
-            input_dilation[i],
-        )
-        for i in range(2)
-    )  # fmt: skip
-    to_x = conv(
-        g, flip(_regroup(w, groups), axes=(2, 3)), stride=input_dilation, padding=back,
-        input_dilation=stride, kernel_dilation=kernel_dilation, groups=groups,
-    )  # fmt: skip
-    # Weights: x against g; the batch is the contracted channel, stride and dilation are swapped.
+    inner = w.shape[1]
+    to_x = conv(g, turned_kernels(w, groups), window=window.adjoint(size), groups=groups)
+    # Weights: x against g; the batch is the contracted channel, windows and taps are exchanged.
     xt, gt = permute(x, axes=(1, 0, 2, 3)), permute(g, axes=(1, 0, 2, 3))
     if groups > 1:  # (G*C, N, H, W) -> (C, G*N, H, W)
         xt = reshape(xt, shape=(groups, inner, n, *size))
         xt = reshape(permute(xt, axes=(1, 0, 2, 3, 4)), shape=(inner, groups * n, *size))
-    exact = []  # crop the high side so that exactly the kernel's extent comes out
-    for i in range(2):
-        dilated = (size[i] - 1) * input_dilation[i] + 1 if size[i] else 0
-        span = (windows[i] - 1) * stride[i] + 1 if windows[i] else 0
-        needed = (kernel[i] - 1) * kernel_dilation[i] + span
-        exact.append((padding[i][0], needed - dilated - padding[i][0]))
-    to_w = conv(
-        xt, gt, stride=kernel_dilation, padding=tuple(exact), input_dilation=input_dilation,
-        kernel_dilation=stride, groups=groups,
-    )  # fmt: skip
+    to_w = conv(xt, gt, window=window.exchanged(size), groups=groups)
     return to_x, permute(to_w, axes=(1, 0, 2, 3))
 
 

@@ -10,7 +10,7 @@ phase and a shift by whole rows. The pixels of a band are then one contiguous ru
 whatever the width of the map, and a tile finds its rows in an offset table (no im2col: the copy is
 as many times the image as the filter is wide, not as it is large).
 
-Every kernel starts by unpacking its table; the field lists here are the layouts of those tables.
+Every kernel starts by unpacking its table; the lists of fields are the layouts of those tables.
 """
 
 from __future__ import annotations
@@ -19,64 +19,55 @@ from minigrad.backend.cpu.vector.builder import ITEMSIZE, lanes
 
 # A row table's entry for a row of padding: no byte offset can take this value.
 NOWHERE = -(1 << 62)
-REDUCE_BLOCK = 16  # output channels that `reduce` sums side by side
+
+LOWERING = """
+    x image_bytes channel_bytes channels column_taps row_phases
+    lowered_rows halo row_length band_rows bands out_rows
+    row_table table_rows column_table mode step_bytes out_step
+    scratch slot_bytes block units tasks direct lower
+"""
+FORWARD = f"""{LOWERING}
+    k_extent packed panels offsets row_ranges out out_image_bytes out_channel out_channels
+"""
+PHASED = f"""{LOWERING}
+    phases row_dilation column_dilation packed panels products product_bytes product_row
+    out out_image_bytes out_channel_bytes out_row_bytes out_step_bytes
+    out_channels out_height out_width
+"""
+PACK = "w out_step out_channels rows k_extent places packed"
+COPY = "x x0 x1 x2 x3 out out0 out1 out2 out3 n1 n2 n3"
+PLANE = """
+    x image_step channel_step row_step column_step w w_out w_channel w_row w_column
+    out out_image out_channel out_row out_column out_channels group_channels channels
+    rows columns height width row_meetings row_stride row_source
+    column_meetings column_stride column_source planes plane_bytes units tasks
+"""
 
 
-def _fields(*names: str) -> list[str]:
-    return [field for line in names for field in line.split()]
+def unpack(fields: str) -> str:
+    """The lines that read a table: a variable for each field."""
+    words = enumerate(fields.split())
+    return "".join(f"    {field} = load_int64(table, {i})\n" for i, field in words)
 
 
-LOWERING = _fields(
-    "x image_bytes channel_bytes channels column_taps row_phases",
-    "lowered_rows halo row_length band_rows bands out_rows",
-    "row_table table_rows column_table mode step_bytes out_step",
-    "scratch slot_bytes block units tasks direct lower",
-)
-FORWARD = LOWERING + _fields(
-    "k_extent packed panels offsets row_windows out out_image_bytes out_channel out_channels",
-)
-PHASED = LOWERING + _fields(
-    "phases row_dilation column_dilation packed panels products product_bytes product_row",
-    "out out_image_bytes out_channel_bytes out_row_bytes out_step_bytes",
-    "out_channels out_height out_width",
-)
-GRADIENT = LOWERING + _fields(
-    "taps tap_offsets d d_image_bytes d_channel_bytes out_channels padded_channels",
-    "transposed transposed_bytes partials partial_bytes",
-)
-PACK = _fields("w out_step out_channels rows k_extent places packed")
-REDUCE = _fields(
-    "partials partial_bytes parts tap_step channel_step channels column_taps row_taps",
-    "out out_channel out_in_channel out_row out_column out_channels",
-)
-COPY = _fields("x x0 x1 x2 x3 out out0 out1 out2 out3 n1 n2 n3")
-PLANE = _fields(
-    "x image_step channel_step row_step column_step w w_out w_channel w_row w_column",
-    "out out_image out_channel out_row out_column out_channels group_channels channels",
-    "rows columns height width row_windows row_stride row_source",
-    "column_windows column_stride column_source planes plane_bytes units tasks",
-)
+def prologue(dtype: str, **made: tuple[str, *tuple[int, ...]]) -> str:
+    """Module-level lines: the sizes of a vector, and the micro-kernels that a source uses.
 
-
-def _unpack(fields: list[str], indent: int = 4) -> str:
-    return "".join(f"{' ' * indent}{f} = load_int64(table, {i})\n" for i, f in enumerate(fields))
-
-
-def _prologue(dtype: str, *names: str, **made: tuple[str, *tuple[int, ...]]) -> str:
-    """Module-level lines: the micro-kernels a source uses, and the sizes of its vectors.
-
-    `made` are those that have parameters besides the dtype: (maker, parameters).
+    `made` gives each by its name in the source: its maker in `tiles`, and parameters after dtype.
     """
     lines = [f"LANES, ITEM = {lanes(dtype)}, {ITEMSIZE[dtype]}"]
-    makers = sorted({*names, *(maker for maker, *_ in made.values())})
-    if makers:
-        lines.insert(0, f"from minigrad.backend.cpu.contract.tiles import {', '.join(makers)}")
-    lines += [f"{name} = {name}({dtype!r})" for name in names]
-    lines += [
-        f"{name} = {maker}({', '.join(map(repr, (dtype, *parameters)))})"
-        for name, (maker, *parameters) in made.items()
-    ]
+    if made:
+        lines.insert(0, "from minigrad.backend.cpu.contract import tiles")
+    for name, (maker, *parameters) in made.items():
+        lines.append(f"{name} = tiles.{maker}({', '.join(map(repr, (dtype, *parameters)))})")
     return "\n".join(lines) + "\n"
+
+
+def _offset_tiles(dtype: str, rows: int, vectors: int, **others: tuple[str]) -> str:
+    """The prologue of a kernel that multiplies by offset tables, with a tile for what is left."""
+    wide, narrow = ("offset_tile", rows, vectors), ("offset_tile", rows, 1)
+    text = prologue(dtype, tile=wide, narrow_tile=narrow, **others)
+    return f"{text}ROWS, WIDTH = {rows}, {vectors} * LANES\n"
 
 
 def lower(dtype: str) -> str:
@@ -85,12 +76,12 @@ def lower(dtype: str) -> str:
     mode 1: neighbouring columns are neighbours in memory; 2: they are two elements apart;
     0: anything, including inserted zeros (out_step > 1).
     """
-    return f"""{_prologue(dtype, copy_rows=("copy_windows", 1), copy_even_rows=("copy_windows", 2))}
+    return f"""{prologue(dtype, copy_rows=("copy_windows", 1), copy_even_rows=("copy_windows", 2))}
 NOWHERE = {NOWHERE}
 
 
 def kernel(table, unit, slot):
-{_unpack(LOWERING)}
+{unpack(LOWERING)}
     first = unit % bands * band_rows
     rows = min(band_rows, out_rows - first) + halo
     row_bytes = row_length * ITEM
@@ -145,10 +136,10 @@ def pack(dtype: str) -> str:
 
     `places` holds where each k is in an output channel's weights, in elements.
     """
-    return f"""{_prologue(dtype)}
+    return f"""{prologue(dtype)}
 
 def kernel(table, begin, end):
-{_unpack(PACK)}
+{unpack(PACK)}
     for panel in range(begin, end):
         for i in range(rows):
             o = panel * rows + i
@@ -163,14 +154,14 @@ def kernel(table, begin, end):
 """
 
 
-_BLOCKS = """\
+BLOCKS = """\
     for task in range(begin, end):
         unit = units * task // tasks
         stop = units * (task + 1) // tasks
         while unit < stop:
             count = min(block, stop - unit)
 """
-_LOWER_BLOCK = """\
+LOWER_BLOCK = """\
             if direct == 0:
                 for g in range(count):
                     call_kernel(lower, table, unit + g, task * block + g)
@@ -181,21 +172,16 @@ def forward(dtype: str, rows: int, vectors: int) -> str:
     """out[image, o, pixel] = packed weights times lowered rows.
 
     A panel of weights stays in the first cache, the block's lowered images in the second.
-    `row_windows` has for each output row the range of k (row tap, column tap, channel) in which it
+    `row_ranges` has for each output row the range of k (row tap, column tap, channel) in which it
     meets x: filter rows that fall on padding in all rows of a tile are not multiplied.
     """
-    tiles = {
-        "tile": ("offset_tile", rows, vectors),
-        "narrow_tile": ("offset_tile", rows, 1),
-    }
-    return f"""{_prologue(dtype, **tiles)}
-ROWS, WIDTH = {rows}, {vectors} * LANES
+    return f"""{_offset_tiles(dtype, rows, vectors)}
 
 
 def kernel(table, begin, end):
-{_unpack(FORWARD)}
-{_BLOCKS}
-{_LOWER_BLOCK}
+{unpack(FORWARD)}
+{BLOCKS}
+{LOWER_BLOCK}
             for panel in range(panels):
                 a = packed + panel * k_extent * ROWS * ITEM
                 for g in range(count):
@@ -216,8 +202,8 @@ def kernel(table, begin, end):
                         at = max(0, min(q, pixels - width))
                         top = first + at // row_length
                         bottom = first + (min(at + width, pixels) - 1) // row_length
-                        k = load_int64(row_windows, 2 * bottom)
-                        products = load_int64(row_windows, 2 * top + 1) - k
+                        k = load_int64(row_ranges, 2 * bottom)
+                        products = load_int64(row_ranges, 2 * top + 1) - k
                         if width == WIDTH:
                             tile(products, a + k * ROWS * ITEM, b + at * ITEM, offsets + 8 * k,
                                  c + at * ITEM, out_channel, pixels - at, valid, 0)
@@ -238,18 +224,13 @@ def phased(dtype: str, rows: int, vectors: int) -> str:
     are interleaved from there. `phases` holds (k_extent, offsets, byte offset of the packed
     weights) for each (a, b); `out_height` x `out_width` is the real output.
     """
-    tiles = {
-        "tile": ("offset_tile", rows, vectors),
-        "narrow_tile": ("offset_tile", rows, 1),
-    }
-    return f"""{_prologue(dtype, "interleave", **tiles)}
-ROWS, WIDTH = {rows}, {vectors} * LANES
+    return f"""{_offset_tiles(dtype, rows, vectors, interleave=("interleave",))}
 
 
 def kernel(table, begin, end):
-{_unpack(PHASED)}
-{_BLOCKS}
-{_LOWER_BLOCK}
+{unpack(PHASED)}
+{BLOCKS}
+{LOWER_BLOCK}
             for panel in range(panels):
                 for work in range(count * row_dilation):
                     g, a_phase = work // row_dilation, work % row_dilation
@@ -298,114 +279,12 @@ def kernel(table, begin, end):
 """
 
 
-def gradient_by_taps(dtype: str, rows: int, vectors: int) -> str:
-    """partials[task][tap][channel], sums over a task's share of the images.
-
-    The lanes run over output channels, so `d` is transposed to [pixel][channel] first.
-    """
-    return f"""{_prologue(dtype, "transpose", tile=("tap_tile", rows, vectors))}
-ROWS, WIDTH = {rows}, {vectors} * LANES
-
-
-def kernel(table, begin, end):
-{_unpack(GRADIENT)}
-{_BLOCKS}
-            adds = unit - units * task // tasks
-{_LOWER_BLOCK}
-            first = unit % bands * band_rows
-            pixels = min(band_rows, out_rows - first) * row_length
-            panel_bytes = (count * pixels + LANES) * WIDTH * ITEM
-            d_transposed = transposed + task * transposed_bytes
-            for g in range(count):
-                src = d + (unit + g) // bands * d_image_bytes + first * row_length * ITEM
-                for c in range(0, padded_channels, LANES):
-                    dst = d_transposed + c // WIDTH * panel_bytes
-                    dst += (g * pixels * WIDTH + c % WIDTH) * ITEM
-                    for q in range(0, pixels, LANES):
-                        transpose(dst + q * WIDTH * ITEM, WIDTH * ITEM,
-                                  src + c * d_channel_bytes + q * ITEM, d_channel_bytes,
-                                  pixels - q, out_channels - c)
-            if direct == 0:
-                s, image_step = scratch + task * block * slot_bytes, slot_bytes
-            else:
-                s, image_step = x + unit // bands * image_bytes, image_bytes
-                s += first * row_length * ITEM
-            for tap in range(0, taps, ROWS):
-                for c in range(0, padded_channels, WIDTH):
-                    tile(count * pixels, pixels, image_step - pixels * ITEM, s,
-                         tap_offsets + 8 * tap, d_transposed + c // WIDTH * panel_bytes, WIDTH,
-                         partials + task * partial_bytes + (tap * padded_channels + c) * ITEM,
-                         padded_channels, taps - tap, adds)
-            unit += count
-"""
-
-
-def gradient_by_dots(dtype: str, rows: int, taps: int) -> str:
-    """partials[task][channel][tap], sums over a task's share of the images.
-
-    The lanes run over pixels on both sides: few output channels would leave lanes of the other form
-    idle.
-    """
-    return f"""{_prologue(dtype, tile=("dot_tile", rows, taps))}
-ROWS, TAPS = {rows}, {taps}
-
-
-def kernel(table, begin, end):
-{_unpack(GRADIENT)}
-{_BLOCKS}
-            adds = unit - units * task // tasks
-{_LOWER_BLOCK}
-            first = unit % bands * band_rows
-            pixels = min(band_rows, out_rows - first) * row_length
-            if direct == 0:
-                s, image_step = scratch + task * block * slot_bytes, slot_bytes
-            else:
-                s, image_step = x + unit // bands * image_bytes, image_bytes
-                s += first * row_length * ITEM
-            d_block = d + unit // bands * d_image_bytes + first * row_length * ITEM
-            for c in range(0, out_channels, ROWS):
-                for tap in range(0, taps, TAPS):
-                    tile(count, pixels, d_block + c * d_channel_bytes, d_image_bytes,
-                         d_channel_bytes, s, image_step, tap_offsets + 8 * tap,
-                         partials + task * partial_bytes + (c * taps + tap) * ITEM, taps,
-                         out_channels - c, taps - tap, adds)
-            unit += count
-"""
-
-
-def reduce(dtype: str) -> str:
-    """out[o, c, row, column] = the sum over tasks of the partial sums.
-
-    [begin, end) are blocks of output channels.
-    """
-    return f"""{_prologue(dtype)}BLOCK = {REDUCE_BLOCK}
-
-
-def kernel(table, begin, end):
-{_unpack(REDUCE)}
-    for block in range(begin, end):
-        stop = min((block + 1) * BLOCK, out_channels)
-        tap = 0
-        for c in range(channels):
-            for column in range(column_taps):
-                for row in range(row_taps):
-                    at = c * out_in_channel + row * out_row + column * out_column
-                    for o in range(block * BLOCK, stop):
-                        index = tap * tap_step + o * channel_step
-                        total = load_{dtype}(partials, index)
-                        for part in range(1, parts):
-                            total += load_{dtype}(partials + part * partial_bytes, index)
-                        store_{dtype}(out, at + o * out_channel, total)
-                    tap += 1
-"""
-
-
 def copy(dtype: str) -> str:
     """A strided copy of four axes; [begin, end) is the outermost. Strides in elements."""
-    return f"""{_prologue(dtype)}
+    return f"""{prologue(dtype)}
 
 def kernel(table, begin, end):
-{_unpack(COPY)}
+{unpack(COPY)}
     for i0 in range(begin, end):
         for i1 in range(n1):
             for i2 in range(n2):
@@ -419,8 +298,8 @@ def kernel(table, begin, end):
 def plane(dtype: str, itemsize: int) -> str:
     """Any convolution of any dtype, one output plane at a time, by rows of multiply-adds.
 
-    A window table has (count, first output, first input) for each tap of an axis; the two strides
-    of an axis are common to its taps. Steps are in elements.
+    A table of meetings has (count, first output, first input) for each tap of an axis; the two
+    strides of an axis are common to its taps. Steps are in elements.
     """
     product, zero = "total + weight * value", "0"
     if dtype == "bool":
@@ -433,7 +312,7 @@ store_{dtype}(dst, j * column_stride, {product})"""
     dense = strided.replace("j * column_stride", "j").replace("j * source_step", "j")
     return f"""
 def kernel(table, begin, end):
-{_unpack(PLANE)}
+{unpack(PLANE)}
     source_step = column_source * column_step
     for task in range(begin, end):
         sums = planes + task * plane_bytes
@@ -446,14 +325,14 @@ def kernel(table, begin, end):
                 c, kh, kw = tap // (rows * columns), tap // columns % rows, tap % columns
                 at = o * w_out + c * w_channel + kh * w_row + kw * w_column
                 weight = load_{dtype}(w, at)
-                row_windows_at = row_windows + 24 * kh
-                column_windows_at = column_windows + 24 * kw
-                count = load_int64(column_windows_at, 0)
-                dst = load_int64(row_windows_at, 1) * width + load_int64(column_windows_at, 1)
+                row_at = row_meetings + 24 * kh
+                column_at = column_meetings + 24 * kw
+                count = load_int64(column_at, 0)
+                dst = load_int64(row_at, 1) * width + load_int64(column_at, 1)
                 dst = sums + dst * {itemsize}
-                src = image + c * channel_step + load_int64(row_windows_at, 2) * row_step
-                src = x + (src + load_int64(column_windows_at, 2) * column_step) * {itemsize}
-                for r in range(load_int64(row_windows_at, 0)):
+                src = image + c * channel_step + load_int64(row_at, 2) * row_step
+                src = x + (src + load_int64(column_at, 2) * column_step) * {itemsize}
+                for r in range(load_int64(row_at, 0)):
                     if column_stride == 1 and source_step == 1:
                         for j in range(count):
                             {dense}

@@ -1,4 +1,4 @@
-"""Sources of the matrix-product kernels, and the register tile they share.
+"""Sources of the matrix-product kernels.
 
 Each computes C[z] (rows, columns) = A[z] (rows, depth) @ B[z] (depth, columns) for z < batch. The
 work is a grid of units: batch x depth_groups x row_groups x column_groups. Task t of `tasks` does
@@ -8,16 +8,12 @@ depth group writes its own partial result, c_part bytes apart.
 
 from __future__ import annotations
 
-from functools import cache
 from string import Template
 from textwrap import indent
-from typing import Any
-
-from numba.extending import intrinsic
 
 from minigrad.backend.cpu.machine import vector_registers
 from minigrad.backend.cpu.runtime.jit import Kernel, compile_kernel
-from minigrad.backend.cpu.vector.builder import ITEMSIZE, VectorBuilder, instructions, lanes, word
+from minigrad.backend.cpu.vector.builder import ITEMSIZE, lanes
 
 # The table of every product kernel. Strides are in bytes, extents and blocks in elements.
 WORDS = """
@@ -34,87 +30,6 @@ WORDS = """
 def tile_shape() -> tuple[int, int]:
     """Rows and vectors of the widest tile: 24 accumulators of 32 registers, or 12 of 16."""
     return (8, 3) if vector_registers() >= 32 else (6, 2)
-
-
-@cache
-def strided_tile(dtype: str, rows: int, vectors: int) -> Any:
-    """The tile whose A may lie anywhere: packed, row-major or column-major, at the same speed.
-
-    tile(depth, A, a_row, a_depth, B, b_depth, C, c_row, valid_columns, valid_rows, beta)
-
-        C[i][j] (+)= sum over k < depth of A[i][k] * B[k][j]
-
-    for i < min(rows, valid_rows) and j < min(vectors*lanes, valid_columns). A[i][k] is at
-    A + i*a_row + k*a_depth, B[k] at B + k*b_depth and C[i] at C + i*c_row, all in bytes. beta == 0
-    stores (whatever C held), any other value adds. depth == 0 gives zeros. Of A only valid rows are
-    read; rows of B must be readable for vectors*lanes elements.
-    """
-
-    def emit(builder, depth, a, a_row, a_depth, b, b_depth, c, c_row, columns, valid_rows, beta):
-        e = VectorBuilder(builder, dtype)
-        # Rows past the last one read it again: they must not touch foreign memory.
-        last = builder.sub(valid_rows, word(1))
-        starts = [word(0)]
-        for i in range(1, rows):
-            row = builder.select(builder.icmp_signed("<", word(i), last), word(i), last)
-            starts.append(builder.mul(row, a_row))
-
-        def step(walkers, sums):
-            k, a_at, b_at = walkers
-            b_row = [e.load(e.add(b_at, e.vector_bytes(j))) for j in range(vectors)]
-            for i in range(rows):
-                value = e.load_broadcast(e.add(a_at, starts[i]))
-                for j in range(vectors):
-                    sums[i * vectors + j] = e.multiply_add(value, b_row[j], sums[i * vectors + j])
-            after = e.add(k, 1)
-            following = [after, e.add(a_at, a_depth), e.add(b_at, b_depth)]
-            return following, builder.icmp_signed("<", after, depth)
-
-        nonempty = builder.icmp_signed(">", depth, word(0))
-        sums = e.accumulate(rows * vectors * [e.zero], nonempty, [word(0), a, b], step)
-        e.store_tile(sums, vectors, c, c_row, columns, valid_rows, beta)
-
-    @intrinsic
-    def tile(typingctx, depth, a, a_row, a_depth, b, b_depth, c, c_row, columns, valid_rows, beta):
-        return instructions(11, emit)
-
-    return tile
-
-
-@cache
-def turned_block(dtype: str) -> Any:
-    """turn(dst, dst_row, src, src_row, rows): dst[c][r] = src[r][c] for c, r < lanes.
-
-    All lanes x lanes of dst are written, with copies of the last row where r >= rows > 0; steps are
-    in bytes. Rows must be readable for that many elements. No lane is masked off, as an absent page
-    would make that slow.
-    """
-
-    def emit(builder, dst, dst_row, src, src_row, rows):
-        e = VectorBuilder(builder, dtype)
-        last = builder.sub(rows, word(1))
-        block = []
-        for r in range(e.lanes):
-            row = builder.select(builder.icmp_signed("<", word(r), rows), word(r), last)
-            block.append(e.load(e.add(src, builder.mul(row, src_row))))
-        distance = e.lanes // 2
-        while distance:  # swap the off-diagonal quarters of ever smaller blocks
-            lane = range(e.lanes)
-            low = [x if not x & distance else e.lanes + x - distance for x in lane]
-            high = [x + distance if not x & distance else e.lanes + x for x in lane]
-            for r in lane:
-                if not r & distance:
-                    pair = block[r], block[r + distance]
-                    block[r], block[r + distance] = e.shuffle(*pair, low), e.shuffle(*pair, high)
-            distance //= 2
-        for r, row in enumerate(block):
-            e.store(row, e.add(dst, e.times(dst_row, r)))
-
-    @intrinsic
-    def turn(typingctx, dst, dst_row, src, src_row, rows):
-        return instructions(5, emit)
-
-    return turn
 
 
 # One function, since every level of calls has LLVM optimize the inlined code once more. A unit is
@@ -146,8 +61,7 @@ $load
 # A packed panel holds, for each step of the depth, `width` neighbours on the other axis. It takes
 # steps up to the next multiple of the lanes, and one vector more.
 _PACK = """
-from minigrad.backend.cpu.contract.gemm_kernels import strided_tile, turned_block
-from minigrad.backend.cpu.contract.tiles import copy_prefix
+from minigrad.backend.cpu.contract.tiles import copy_prefix, strided_tile, turned_block
 
 copy = copy_prefix("$T")
 turn = turned_block("$T")

@@ -14,14 +14,14 @@ is what the slack behind every buffer is for (memory.SLACK).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from minigrad.backend.cpu.vector.builder import VectorBuilder, copy_first, instructions, word
+from minigrad.backend.cpu.vector.builder import VectorBuilder, copy_first, word, word_intrinsic
 
 
 @cache
@@ -39,17 +39,15 @@ def offset_tile(dtype: str, rows: int, vectors: int) -> Any:
     rows must be readable for vectors*lanes elements.
     """
 
-    def emit(builder, k_extent, a, b, offsets, c, ldc, valid_columns, valid_rows, beta):
+    @word_intrinsic
+    def tile(builder, k_extent, a, b, offsets, c, ldc, valid_columns, valid_rows, beta):
         e = VectorBuilder(builder, dtype)
 
         def step(walkers, sums):
             k, a_row, offset = walkers
             start = e.add(b, e.load_word(offset, 0))
             b_row = [e.load(e.add(start, e.vector_bytes(j))) for j in range(vectors)]
-            for i in range(rows):
-                value = e.load_broadcast(e.add(a_row, i * e.itemsize))
-                for j in range(vectors):
-                    sums[i * vectors + j] = e.multiply_add(value, b_row[j], sums[i * vectors + j])
+            e.add_products(sums, [e.add(a_row, i * e.itemsize) for i in range(rows)], b_row)
             after = e.add(k, 1)
             following = [after, e.add(a_row, rows * e.itemsize), e.add(offset, 8)]
             return following, builder.icmp_signed("<", after, k_extent)
@@ -58,11 +56,69 @@ def offset_tile(dtype: str, rows: int, vectors: int) -> Any:
         sums = e.accumulate(rows * vectors * [e.zero], nonempty, [word(0), a, offsets], step)
         e.store_tile(sums, vectors, c, e.times(ldc, e.itemsize), valid_columns, valid_rows, beta)
 
-    @intrinsic
-    def tile(typingctx, k_extent, a, b, offsets, c, ldc, valid_columns, valid_rows, beta):
-        return instructions(9, emit)
+    return tile
+
+
+@cache
+def strided_tile(dtype: str, rows: int, vectors: int) -> Any:
+    """The tile whose A may lie anywhere: packed, row-major or column-major, at the same speed.
+
+    tile(depth, A, a_row, a_depth, B, b_depth, C, c_row, valid_columns, valid_rows, beta)
+
+        C[i][j] (+)= sum over k < depth of A[i][k] * B[k][j]
+
+    for i < min(rows, valid_rows) and j < min(vectors*lanes, valid_columns). A[i][k] is at
+    A + i*a_row + k*a_depth, B[k] at B + k*b_depth and C[i] at C + i*c_row, all in bytes. beta == 0
+    stores (whatever C held), any other value adds. depth == 0 gives zeros. Of A only valid rows are
+    read; rows of B must be readable for vectors*lanes elements.
+    """
+
+    @word_intrinsic
+    def tile(builder, depth, a, a_row, a_depth, b, b_depth, c, c_row, columns, valid_rows, beta):
+        e = VectorBuilder(builder, dtype)
+        # Rows past the last one read it again: they must not touch foreign memory.
+        last = builder.sub(valid_rows, word(1))
+        starts = [word(0)]
+        for i in range(1, rows):
+            row = builder.select(builder.icmp_signed("<", word(i), last), word(i), last)
+            starts.append(builder.mul(row, a_row))
+
+        def step(walkers, sums):
+            k, a_at, b_at = walkers
+            b_row = [e.load(e.add(b_at, e.vector_bytes(j))) for j in range(vectors)]
+            e.add_products(sums, [e.add(a_at, start) for start in starts], b_row)
+            after = e.add(k, 1)
+            following = [after, e.add(a_at, a_depth), e.add(b_at, b_depth)]
+            return following, builder.icmp_signed("<", after, depth)
+
+        nonempty = builder.icmp_signed(">", depth, word(0))
+        sums = e.accumulate(rows * vectors * [e.zero], nonempty, [word(0), a, b], step)
+        e.store_tile(sums, vectors, c, c_row, columns, valid_rows, beta)
 
     return tile
+
+
+@cache
+def turned_block(dtype: str) -> Any:
+    """turn(dst, dst_row, src, src_row, rows): dst[c][r] = src[r][c] for c, r < lanes.
+
+    All lanes x lanes of dst are written, with copies of the last row where r >= rows > 0; steps are
+    in bytes. Rows must be readable for that many elements. No lane is masked off, as an absent page
+    would make that slow.
+    """
+
+    @word_intrinsic
+    def turn(builder, dst, dst_row, src, src_row, rows):
+        e = VectorBuilder(builder, dtype)
+        last = builder.sub(rows, word(1))
+        block = []
+        for r in range(e.lanes):
+            row = builder.select(builder.icmp_signed("<", word(r), rows), word(r), last)
+            block.append(e.load(e.add(src, builder.mul(row, src_row))))
+        for r, row in enumerate(e.transposed(block)):
+            e.store(row, e.add(dst, e.times(dst_row, r)))
+
+    return turn
 
 
 @cache
@@ -78,7 +134,8 @@ def tap_tile(dtype: str, rows: int, vectors: int) -> Any:
     address of `rows` readable int64 byte offsets.
     """
 
-    def emit(builder, count, run, gap, s, taps, d, ldd, c, ldc, valid_rows, beta):
+    @word_intrinsic
+    def tile(builder, count, run, gap, s, taps, d, ldd, c, ldc, valid_rows, beta):
         e = VectorBuilder(builder, dtype)
         offsets = [e.load_word(taps, i) for i in range(rows)]
         d_step = e.times(ldd, e.itemsize)
@@ -86,10 +143,7 @@ def tap_tile(dtype: str, rows: int, vectors: int) -> Any:
         def step(walkers, sums):
             t, s_at, d_at, wrap = walkers
             d_row = [e.load(e.add(d_at, e.vector_bytes(j))) for j in range(vectors)]
-            for i in range(rows):
-                value = e.load_broadcast(e.add(s_at, offsets[i]))
-                for j in range(vectors):
-                    sums[i * vectors + j] = e.multiply_add(value, d_row[j], sums[i * vectors + j])
+            e.add_products(sums, [e.add(s_at, offset) for offset in offsets], d_row)
             after = e.add(t, 1)
             wraps = builder.icmp_signed("==", after, wrap)
             s_after = e.add(s_at, e.itemsize, builder.select(wraps, gap, word(0)))
@@ -101,10 +155,6 @@ def tap_tile(dtype: str, rows: int, vectors: int) -> Any:
         sums = e.accumulate(rows * vectors * [e.zero], nonempty, [word(0), s, d, run], step)
         columns = word(vectors * e.lanes)
         e.store_tile(sums, vectors, c, e.times(ldc, e.itemsize), columns, valid_rows, beta)
-
-    @intrinsic
-    def tile(typingctx, count, run, gap, s, taps, d, ldd, c, ldc, valid_rows, beta):
-        return instructions(11, emit)
 
     return tile
 
@@ -123,8 +173,9 @@ def dot_tile(dtype: str, rows: int, taps: int) -> Any:
     `tap_offsets` is the address of `taps` readable int64 byte offsets. One horizontal sum a result.
     """
 
-    def emit(builder, images, pixels, d, d_image, d_row, s, s_image, table, c, ldc, *rest):
-        valid_rows, valid_taps, beta = rest
+    @word_intrinsic
+    def tile(builder, images, pixels, d, d_image, d_row, s, s_image, table, c, ldc, valid_rows,
+             valid_taps, beta):  # fmt: skip
         e = VectorBuilder(builder, dtype)
         offsets = [e.load_word(table, j) for j in range(taps)]
         # Rows past the last one read row 0 again: they must not touch foreign memory.
@@ -135,15 +186,7 @@ def dot_tile(dtype: str, rows: int, taps: int) -> Any:
             place = e.times(q, e.itemsize)
             left = [e.add(d_at, start, place) for start in starts]
             right = [e.add(s_at, offset, place) for offset in offsets]
-            # Of the shorter side all vectors are in registers, of the longer one at a time.
-            by_row = rows >= taps
-            longer, shorter = (left, right) if by_row else (right, left)
-            kept = [load(address) for address in shorter]
-            for m, address in enumerate(longer):
-                value = load(address)
-                for n, other in enumerate(kept):
-                    at = m * taps + n if by_row else n * taps + m
-                    sums[at] = e.multiply_add(value, other, sums[at])
+            _multiply_all(e, load, left, right, sums)
 
         whole = builder.and_(pixels, word(-e.lanes))
         # The pixels past the last whole vector are one step more; their mask stays in a register.
@@ -171,40 +214,39 @@ def dot_tile(dtype: str, rows: int, taps: int) -> Any:
 
         nonempty = builder.icmp_signed(">", images, word(0))
         sums = e.accumulate(rows * taps * [e.zero], nonempty, [word(0), d, s], of_image)
-        adds = builder.icmp_signed("!=", beta, word(0))
-        nothing = ir.Constant(e.scalar, 0.0)
+        add = builder.icmp_signed("!=", beta, word(0))
+        inside = [builder.icmp_signed("<", word(j), valid_taps) for j in range(taps)]
         for i in range(rows):
             for j in range(taps):
-                inside = builder.icmp_signed("<", word(j), valid_taps)
-                with builder.if_then(builder.and_(in_rows[i], inside)):
-                    total = e.horizontal_sum(sums[i * taps + j])
+                with builder.if_then(builder.and_(in_rows[i], inside[j])):
                     row = e.add(c, e.times(ldc, i * e.itemsize), j * e.itemsize)
-                    pointer = e.scalar_pointer(row)
-                    old = builder.load(pointer, align=e.itemsize)
-                    # A select, not a product with beta: uninitialised memory may hold a NaN.
-                    total = builder.fadd(total, builder.select(adds, old, nothing))
-                    builder.store(total, pointer, align=e.itemsize)
-
-    @intrinsic
-    def tile(
-        typingctx,
-        images,
-        pixels,
-        d,
-        d_image,
-        d_row,
-        s,
-        s_image,
-        table,
-        c,
-        ldc,
-        valid_rows,
-        valid_taps,
-        beta,
-    ):
-        return instructions(13, emit)
+                    _store_sum(e, sums[i * taps + j], row, add)
 
     return tile
+
+
+def _multiply_all(
+    e: VectorBuilder, load: Callable[[Any], Any], left: list[Any], right: list[Any], sums: list[Any]
+) -> None:
+    """Add the products of each vector at an address of `left` with each at one of `right`."""
+    # Of the shorter side all vectors are in registers, of the longer one at a time.
+    by_left = len(left) >= len(right)
+    longer, shorter = (left, right) if by_left else (right, left)
+    kept = [load(address) for address in shorter]
+    for m, address in enumerate(longer):
+        value = load(address)
+        for n, other in enumerate(kept):
+            at = m * len(right) + n if by_left else n * len(right) + m
+            sums[at] = e.multiply_add(value, other, sums[at])
+
+
+def _store_sum(e: VectorBuilder, lanes: Any, address: Any, add: Any) -> None:
+    """Store the sum of the lanes, or add it if `add`."""
+    total, pointer = e.horizontal_sum(lanes), e.scalar_pointer(address)
+    old = e.builder.load(pointer, align=e.itemsize)
+    # A select, not a product with beta: uninitialised memory may hold a NaN.
+    old = e.builder.select(add, old, ir.Constant(e.scalar, 0.0))
+    e.builder.store(e.builder.fadd(total, old), pointer, align=e.itemsize)
 
 
 @cache
@@ -218,7 +260,8 @@ def copy_windows(dtype: str, step: int) -> Any:
     nothing but wanted elements, and those between them, is read.
     """
 
-    def emit(builder, dst, dst_row, src, src_offsets, absent, clear, rows, low, high):
+    @word_intrinsic
+    def move(builder, dst, dst_row, src, src_offsets, absent, clear, rows, low, high):
         e = VectorBuilder(builder, dtype)
         # The masks are made once for all rows. Source element m holds a wanted value iff
         # low <= m / step < high and m is a multiple of step.
@@ -251,10 +294,6 @@ def copy_windows(dtype: str, step: int) -> Any:
                         )
                     e.store(wanted, address)
 
-    @intrinsic
-    def move(typingctx, dst, dst_row, src, src_offsets, absent, clear, rows, low, high):
-        return instructions(9, emit)
-
     return move
 
 
@@ -262,13 +301,10 @@ def copy_windows(dtype: str, step: int) -> Any:
 def copy_prefix(dtype: str) -> Any:
     """move(dst, src, n): one vector, the first min(n, lanes) elements of src, then zeros."""
 
-    def emit(builder, dst, src, n):
+    @word_intrinsic
+    def move(builder, dst, src, n):
         e = VectorBuilder(builder, dtype)
         e.store(e.masked_load(src, e.lanes_below(n)), dst)
-
-    @intrinsic
-    def move(typingctx, dst, src, n):
-        return instructions(3, emit)
 
     return move
 
@@ -277,7 +313,8 @@ def copy_prefix(dtype: str) -> Any:
 def interleave(dtype: str) -> Any:
     """move(dst, even, odd, n): dst[2*l], dst[2*l+1] = even[l], odd[l], the first n of dst."""
 
-    def emit(builder, dst, even, odd, n):
+    @word_intrinsic
+    def move(builder, dst, even, odd, n):
         e = VectorBuilder(builder, dtype)
         a, b = e.load(even), e.load(odd)
         for half in range(2):
@@ -287,10 +324,6 @@ def interleave(dtype: str) -> Any:
             left = builder.sub(n, word(half * e.lanes))
             start = e.add(dst, e.vector_bytes(half))
             copy_first(builder, start, mixed, left, e.vector, e.itemsize)
-
-    @intrinsic
-    def move(typingctx, dst, even, odd, n):
-        return instructions(4, emit)
 
     return move
 
@@ -303,28 +336,14 @@ def transpose(dtype: str) -> Any:
     lanes x lanes block at dst is written.
     """
 
-    def emit(builder, dst, dst_row, src, src_row, columns, rows):
+    @word_intrinsic
+    def move(builder, dst, dst_row, src, src_row, columns, rows):
         e = VectorBuilder(builder, dtype)
-        n = e.lanes
         block = []
-        for r in range(n):
+        for r in range(e.lanes):
             limit = builder.select(builder.icmp_signed("<", word(r), rows), columns, word(0))
             block.append(e.masked_load(e.add(src, e.times(src_row, r)), e.lanes_below(limit)))
-        distance = n // 2
-        while distance:  # swap the off-diagonal quarters of ever smaller blocks
-            low = [lane if not lane & distance else n + lane - distance for lane in range(n)]
-            high = [lane + distance if not lane & distance else n + lane for lane in range(n)]
-            for r in range(n):
-                if not r & distance:
-                    a, b = block[r], block[r + distance]
-                    block[r] = e.shuffle(a, b, low)
-                    block[r + distance] = e.shuffle(a, b, high)
-            distance //= 2
-        for r in range(n):
-            e.store(block[r], e.add(dst, e.times(dst_row, r)))
-
-    @intrinsic
-    def move(typingctx, dst, dst_row, src, src_row, columns, rows):
-        return instructions(6, emit)
+        for r, row in enumerate(e.transposed(block)):
+            e.store(row, e.add(dst, e.times(dst_row, r)))
 
     return move

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
 from minigrad.backend.cpu import machine
 
@@ -128,6 +130,30 @@ class VectorBuilder:
         # fmuladd, not fma: without the instruction fma would be a call into libm for each lane.
         function = self._intrinsic(f"fmuladd.{self.suffix}", self.vector, [self.vector] * 3)
         return self.builder.call(function, [a, b, c])
+
+    def add_products(self, sums: list[Any], left: list[Any], right: list[Any]) -> None:
+        """Add the product of each element at the addresses `left` with each vector of `right`."""
+        for i, address in enumerate(left):
+            value = self.load_broadcast(address)
+            for at, other in enumerate(right, i * len(right)):
+                sums[at] = self.multiply_add(value, other, sums[at])
+
+    def transposed(self, block: list[Any]) -> list[Any]:
+        """The columns of a block of as many vectors as lanes."""
+        n, block = self.lanes, list(block)
+        distance = n // 2
+        while distance:  # swap the off-diagonal quarters of ever smaller blocks
+            low = [lane if not lane & distance else n + lane - distance for lane in range(n)]
+            high = [lane + distance if not lane & distance else n + lane for lane in range(n)]
+            for r in range(n):
+                if not r & distance:
+                    pair = block[r], block[r + distance]
+                    block[r], block[r + distance] = (
+                        self.shuffle(*pair, low),
+                        self.shuffle(*pair, high),
+                    )
+            distance //= 2
+        return block
 
     def horizontal_sum(self, value: Any) -> Any:
         """The sum of the lanes, in any order."""
@@ -278,11 +304,18 @@ def call_apart(
     builder.call(function, arguments)
 
 
-def instructions(arity: int, emit: Callable[..., None]) -> tuple[Any, Any]:
-    """What Numba wants of an intrinsic of `arity` words and no result: `emit(builder, *args)`."""
+def word_intrinsic(emit: Callable[..., None]) -> Any:
+    """The Numba intrinsic, without a result, of the words that `emit(builder, *words)` takes."""
+    names = list(inspect.signature(emit).parameters)[1:]
 
     def codegen(context, builder, signature, args):
         emit(builder, *args)
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * arity), codegen
+    def typed(typingctx, *words):
+        return types.void(*[types.intp] * len(names)), codegen
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind) for name in ("typingctx", *names)]
+    typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return intrinsic(typed)

@@ -22,10 +22,17 @@ from minigrad.backend.checks import require_convolution
 from minigrad.backend.cuda.contract import conv_kernels as kernels
 from minigrad.backend.cuda.contract import cudnn
 from minigrad.backend.cuda.contract.conv_kernels import POINTS
-from minigrad.backend.cuda.contract.conv_problems import Axes, Problem, packs, problems, sectors
+from minigrad.backend.cuda.contract.conv_problems import (
+    PlaceAxes,
+    Problem,
+    packs,
+    problems,
+    sectors,
+)
 from minigrad.backend.cuda.contract.conv_tiled import Tile, tiled
 from minigrad.backend.cuda.prelude import THREADS
 from minigrad.backend.cuda.runtime.jit import compile_kernel
+from minigrad.backend.geometry import Window
 from minigrad.backend.launch import Operand, Pointer, Program, Word
 from minigrad.dtype import DType
 
@@ -62,34 +69,23 @@ def conv2d(
     w: Operand,
     out: Operand,
     *,
-    stride: tuple[int, int],
-    padding: tuple[tuple[int, int], tuple[int, int]],
-    input_dilation: tuple[int, int],
-    kernel_dilation: tuple[int, int],
+    window: Window,
     groups: int,
     processors: int,
 ) -> None:
     """Append the launches of a cross-correlation of x with w on a chip of so many multiprocessors.
 
-    x is dilated by `input_dilation` (zeros inserted), then padded by (low, high) on each axis
-    (negative crops); w is dilated by `kernel_dilation`. Operands may have any strides. `out` must
-    not overlap x or w; all of it is written, whatever it held.
+    Operands may have any strides. `out` must not overlap x or w; all of it is written, whatever it
+    held.
 
     Shapes: x (N, C, H, W), w (O, C / groups, KH, KW) -> out (N, O, OH, OW).
     Raises: ValueError if shapes do not fit together; TypeError if dtypes differ.
     """
-    require_convolution(x, w, out, groups)
-    parameters = {
-        "stride": stride,
-        "padding": padding,
-        "input_dilation": input_dilation,
-        "kernel_dilation": kernel_dilation,
-        "groups": groups,
-    }
+    require_convolution(x, w, out, window, groups)
     if not out.size:
         return
-    if not cudnn.convolve(program, x, w, out, **parameters, processors=processors):
-        parts = problems(x, w, out, stride, padding, input_dilation, kernel_dilation)
+    if not cudnn.convolve(program, x, w, out, window, groups, processors):
+        parts = problems(x, w, out, window)
         _Lowering(program, x, w, out, parts, groups, processors).emit()
 
 
@@ -208,7 +204,7 @@ class _Lowering:
         assert choice.tile is not None
         first, side = self.problems[0], choice.tile.products
 
-        def ordered(axes: Axes, of_x: bool) -> list[tuple[int, int]]:
+        def ordered(axes: PlaceAxes, of_x: bool) -> list[tuple[int, int]]:
             return [(a.extent, a.x if of_x else a.other) for a in reversed(axes)]
 
         x_pixels = sectors(ordered(first.pixel_axes, of_x=True), WARP)

@@ -14,6 +14,7 @@ from itertools import product
 from math import gcd, prod
 
 from minigrad.backend.cuda.prelude import divisor_words
+from minigrad.backend.geometry import Window, WindowAxis
 from minigrad.backend.launch import Operand
 
 SECTOR = 8  # elements that memory moves at once, about
@@ -37,35 +38,34 @@ class Phase:
     tap_input: int
 
 
-def phases(
-    taps: int, outs: int, stride: int, low: int, input_dilation: int, kernel_dilation: int
-) -> Iterator[Phase]:
-    """What the outputs of one axis consist of, where zeros have been inserted into x."""
-    out_step = input_dilation // gcd(stride, input_dilation)
-    tap_step = input_dilation // gcd(kernel_dilation, input_dilation)
-    for first in range(min(out_step, outs)):
-        position = first * stride - low
+def phases(axis: WindowAxis, windows: int) -> Iterator[Phase]:
+    """What so many windows along one axis consist of, where zeros have been inserted into x."""
+    spacing = axis.input_dilation
+    out_step, in_step = axis.steps
+    tap_step = spacing // gcd(axis.dilation, spacing)
+    for first in range(min(out_step, windows)):
+        position = first * axis.stride - axis.padding[0]
         meets = [
             k
-            for k in range(min(tap_step, taps))
-            if (position + k * kernel_dilation) % input_dilation == 0
+            for k in range(min(tap_step, axis.size))
+            if (position + k * axis.dilation) % spacing == 0
         ]
         first_tap = meets[0] if meets else 0
         yield Phase(
-            outs=-(-(outs - first) // out_step),
+            outs=-(-(windows - first) // out_step),
             first_out=first,
             out_step=out_step,
-            taps=-(-(taps - first_tap) // tap_step) if meets else 0,
+            taps=-(-(axis.size - first_tap) // tap_step) if meets else 0,
             first_tap=first_tap,
             tap_step=tap_step,
-            start=(position + first_tap * kernel_dilation) // input_dilation,
-            out_input=out_step * stride // input_dilation,
-            tap_input=tap_step * kernel_dilation // input_dilation,
+            start=(position + first_tap * axis.dilation) // spacing,
+            out_input=in_step,
+            tap_input=tap_step * axis.dilation // spacing,
         )
 
 
 @dataclass(frozen=True)
-class Axis:
+class PlaceAxis:
     """One axis of pixels or products: how far a step moves in x and in out (or w)."""
 
     extent: int
@@ -75,10 +75,10 @@ class Axis:
     column: int = 0
 
 
-Axes = tuple[Axis, Axis, Axis]
+PlaceAxes = tuple[PlaceAxis, PlaceAxis, PlaceAxis]
 
 
-def _ordered(*axes: Axis) -> Axes:
+def _ordered(*axes: PlaceAxis) -> PlaceAxes:
     """The axis along which x is densest innermost; axes of one step are outermost."""
     a, b, c = sorted(axes, key=lambda a: (a.extent == 1, abs(a.x), abs(a.other)), reverse=True)
     return a, b, c
@@ -91,8 +91,8 @@ class Problem:
     x: int
     w: int
     out: int
-    pixel_axes: Axes
-    product_axes: Axes
+    pixel_axes: PlaceAxes
+    product_axes: PlaceAxes
     row: int  # of the first pixel and product, in x
     column: int
 
@@ -127,7 +127,7 @@ class Problem:
         )
 
 
-def _words(axes: Axes, row: int, column: int) -> tuple[int, ...]:
+def _words(axes: PlaceAxes, row: int, column: int) -> tuple[int, ...]:
     _, middle, last = axes
     return (
         *divisor_words(max(last.extent, 1)),
@@ -143,46 +143,26 @@ def _words(axes: Axes, row: int, column: int) -> tuple[int, ...]:
     )
 
 
-def problems(
-    x: Operand,
-    w: Operand,
-    out: Operand,
-    stride: tuple[int, int],
-    padding: tuple[tuple[int, int], tuple[int, int]],
-    input_dilation: tuple[int, int],
-    kernel_dilation: tuple[int, int],
-) -> list[Problem]:
+def problems(x: Operand, w: Operand, out: Operand, window: Window) -> list[Problem]:
     """The products that one group consists of; each output belongs to one of them.
 
     Shapes: x (N, C, H, W), w (O, C / groups, KH, KW), out (N, O, OH, OW).
     """
-    rows, columns = (
-        list(
-            phases(
-                w.shape[2 + i],
-                out.shape[2 + i],
-                stride[i],
-                padding[i][0],
-                input_dilation[i],
-                kernel_dilation[i],
-            )
-        )
-        for i in range(2)
-    )
-    return [_problem(x, w, out, r, c) for r, c in product(rows, columns)]
+    both = map(phases, window.axes, out.shape[2:])
+    return [_problem(x, w, out, rows, columns) for rows, columns in product(*both)]
 
 
 def _problem(x: Operand, w: Operand, out: Operand, r: Phase, c: Phase) -> Problem:
     xs, ws, outs = x.strides, w.strides, out.strides
     pixel_axes = _ordered(
-        Axis(x.shape[0], xs[0], outs[0]),
-        Axis(r.outs, r.out_input * xs[2], r.out_step * outs[2], row=r.out_input),
-        Axis(c.outs, c.out_input * xs[3], c.out_step * outs[3], column=c.out_input),
+        PlaceAxis(x.shape[0], xs[0], outs[0]),
+        PlaceAxis(r.outs, r.out_input * xs[2], r.out_step * outs[2], row=r.out_input),
+        PlaceAxis(c.outs, c.out_input * xs[3], c.out_step * outs[3], column=c.out_input),
     )
     product_axes = _ordered(
-        Axis(w.shape[1], xs[1], ws[1]),
-        Axis(r.taps, r.tap_input * xs[2], r.tap_step * ws[2], row=r.tap_input),
-        Axis(c.taps, c.tap_input * xs[3], c.tap_step * ws[3], column=c.tap_input),
+        PlaceAxis(w.shape[1], xs[1], ws[1]),
+        PlaceAxis(r.taps, r.tap_input * xs[2], r.tap_step * ws[2], row=r.tap_input),
+        PlaceAxis(c.taps, c.tap_input * xs[3], c.tap_step * ws[3], column=c.tap_input),
     )
     return Problem(
         x=r.start * xs[2] + c.start * xs[3],

@@ -17,9 +17,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from math import prod
 from typing import Any
 
 from minigrad.backend.cuda.nests.loops import dense
+from minigrad.backend.geometry import Pair, Window
 from minigrad.backend.launch import Operand, Pointer, Program, contiguous_strides
 from minigrad.config import config
 
@@ -35,7 +37,6 @@ ARGUMENTS = {
     "conv_dgrad": ("loss", "filter"),
     "conv_wgrad": ("image", "loss"),
 }
-Pair = tuple[int, int]
 
 
 @cache
@@ -56,10 +57,10 @@ def allows_tf32() -> bool:
 
 
 @dataclass(frozen=True)
-class Problem:
+class CudnnOp:
     """One op of cuDNN in its own terms: two arguments and a result as (shape, strides)."""
 
-    op: str
+    name: str
     dtype: str
     tensors: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
     pre_padding: Pair
@@ -70,8 +71,8 @@ class Problem:
     @property
     def text(self) -> str:
         """The op for people to read."""
-        names = (*ARGUMENTS[self.op], "result")
-        lines = [f"// cuDNN {self.op} of {self.dtype}"]
+        names = (*ARGUMENTS[self.name], "result")
+        lines = [f"// cuDNN {self.name} of {self.dtype}"]
         lines += [
             f"// {n}: {s}, strides {t}" for n, (s, t) in zip(names, self.tensors, strict=True)
         ]
@@ -80,14 +81,13 @@ class Problem:
         return "\n".join(lines) + "\n"
 
 
-class Convolution:
+class CudnnKernel:
     """A launch of cuDNN. Its words are the addresses of both arguments, result and workspace."""
 
     setting = staticmethod(allows_tf32)
 
-    def __init__(self, problem: Problem, graphs: dict[bool, Any]):
-        self.name = f"cudnn_{problem.op}_{problem.dtype}"
-        self.problem, self.source = problem, problem.text
+    def __init__(self, op: CudnnOp, graphs: dict[bool, Any]):
+        self.name, self.source = f"cudnn_{op.name}_{op.dtype}", op.text
         self._graphs = graphs  # by whether TF32 is allowed
         self.workspace = max(g.get_workspace_size() for g in graphs.values())
 
@@ -105,70 +105,81 @@ class Convolution:
 
 
 def convolve(
-    program: Program,
-    x: Operand,
-    w: Operand,
-    out: Operand,
-    *,
-    stride: Pair,
-    padding: tuple[Pair, Pair],
-    input_dilation: Pair,
-    kernel_dilation: Pair,
-    groups: int,
+    program: Program, x: Operand, w: Operand, out: Operand, window: Window, groups: int,
     processors: int,
-) -> bool:
+) -> bool:  # fmt: skip
     """Append a launch of cuDNN for `conv.conv2d`, or give False and change nothing.
 
-    Shapes: x (N, C, H, W), w (O, C / groups, KH, KW) -> out (N, O, OH, OW), none of them empty.
+    Shapes: x (N, C, H, W), w (O, C / groups, KH, KW) -> out (N, O, OH, OW), `out` not empty.
     """
     if x.dtype.name not in TYPES or 0 in (x.size, w.size) or module() is None:
         return False
-    larger = w.shape[2] * w.shape[3] > out.shape[2] * out.shape[3]
-    low = (padding[0][0], padding[1][0])
-    is_flipped = any(s < 0 and n > 1 for n, s in zip(w.shape[2:], w.strides[2:], strict=True))
-    if groups == 1 and input_dilation == (1, 1) and _images_are_channels(x, w, larger):
-        op, arguments = "conv_wgrad", [_swapped(x), _swapped(w), _swapped(out)]
-        image, filters, outputs = x.shape[2:], out.shape[2:], w.shape[2:]
-        pre, forward_stride, dilation = low, kernel_dilation, stride
-    elif stride == (1, 1) and (is_flipped or input_dilation != (1, 1)):
-        op, arguments = "conv_dgrad", [x, _unflipped(w, groups), out]
-        image, filters, outputs = out.shape[2:], w.shape[2:], x.shape[2:]
-        reach = [(n - 1) * d for n, d in zip(filters, kernel_dilation, strict=True)]
-        pre = (reach[0] - low[0], reach[1] - low[1])
-        forward_stride, dilation = input_dilation, kernel_dilation
-    elif larger and (groups > 1 or w.size >= x.size):
-        return False  # a gradient for weights that is not recognised: cuDNN has nothing for that
-    elif input_dilation == (1, 1):
-        op, arguments = "conv_fprop", [x, w, out]
-        image, filters, outputs = x.shape[2:], w.shape[2:], out.shape[2:]
-        pre, forward_stride, dilation = low, stride, kernel_dilation
-    else:
+    layer = _recognised(x, w, out, window, groups)
+    if layer is None:
         return False
-    post = [
-        _post_padding(image[i], filters[i], outputs[i], forward_stride[i], dilation[i], pre[i])
-        for i in range(2)
-    ]
-    weights = None if op == "conv_wgrad" else arguments[1]
-    if weights is not None:  # small, so a copy is made where they do not lie as cuDNN wants them
-        shape = (w.shape[1] * groups, w.shape[0] // groups) if op == "conv_dgrad" else w.shape[:2]
-        weights_shape = (*shape, *w.shape[2:])
-        strides = contiguous_strides(weights_shape)
-        arguments[1] = replace(weights, shape=weights_shape, strides=strides, offset=0)
-    tensors = [(o.shape, layout) for o in arguments if (layout := _layout(o)) is not None]
-    ends = [p for p in post if p is not None]
-    if len(tensors) < len(arguments) or len(ends) < len(post):
+    operands, weights = [layer.first, layer.second, layer.result], None
+    if layer.op != "conv_wgrad":  # weights are small: a copy is made unless they lie as it wants
+        weights = layer.second
+        shape = (prod(weights.shape[:-3]), *weights.shape[-3:])
+        operands[1] = replace(weights, shape=shape, strides=contiguous_strides(shape), offset=0)
+    tensors = [(o.shape, layout) for o in operands if (layout := _layout(o)) is not None]
+    end, window = _end(layer), layer.window
+    if len(tensors) < len(operands) or end is None:
         return False
-    problem = Problem(
-        op, x.dtype.name, tuple(tensors), pre, (ends[0], ends[1]), forward_stride, dilation
+    kernel = _planned(
+        CudnnOp(
+            layer.op, x.dtype.name, tuple(tensors), window.low, end, window.stride, window.dilation
+        )
     )
-    kernel = _planned(problem)
     if kernel is None:
         return False
     if weights is not None:
-        arguments[1] = _contiguous(program, weights, processors)
+        operands[1] = _contiguous(program, weights, processors)
     workspace = Pointer(program.scratch_slot(kernel.workspace)) if kernel.workspace else 0
-    program.launch(kernel, (*(o.pointer for o in arguments), workspace), 1)
+    program.launch(kernel, (*(o.pointer for o in operands), workspace), 1)
     return True
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer's convolution or one of its gradients: the arguments and result in cuDNN's order."""
+
+    op: str
+    first: Operand
+    second: Operand
+    result: Operand
+    image: tuple[int, ...]  # rows and columns of the layer's input
+    window: Window  # of the layer
+
+
+def _recognised(x: Operand, w: Operand, out: Operand, window: Window, groups: int) -> _Layer | None:
+    """Which op of cuDNN a convolution is; None if it is none."""
+    size = x.shape[2:]
+    larger = prod(window.size) > prod(out.shape[2:])
+    spaced = window.input_dilation != (1, 1)
+    flipped = any(s < 0 and n > 1 for n, s in zip(window.size, w.strides[2:], strict=True))
+    if groups == 1 and not spaced and _images_are_channels(x, w, larger):
+        layer = window.exchanged(size)
+        return _Layer("conv_wgrad", _swapped(x), _swapped(w), _swapped(out), size, layer)
+    if window.stride == (1, 1) and (flipped or spaced):
+        filters = _unflipped(w, groups)
+        return _Layer("conv_dgrad", x, filters, out, out.shape[2:], window.adjoint(size))
+    # cuDNN has nothing for a gradient for weights that was not recognised above.
+    if spaced or (larger and (groups > 1 or w.size >= x.size)):
+        return None
+    return _Layer("conv_fprop", x, w, out, size, window)
+
+
+def _end(layer: _Layer) -> Pair | None:
+    """The padding after an image that its windows reach; None where padding would crop."""
+    ends = []
+    for axis, n in zip(layer.window.axes, layer.image, strict=True):
+        low = axis.padding[0]
+        high = (axis.windows(n) - 1) * axis.stride + axis.reach + 1 - n - low
+        if low < 0 or high <= -axis.stride:
+            return None
+        ends.append(max(high, 0))
+    return ends[0], ends[1]
 
 
 def _images_are_channels(x: Operand, w: Operand, larger: bool) -> bool:
@@ -205,14 +216,6 @@ def _unflipped(w: Operand, groups: int) -> Operand:
     )
 
 
-def _post_padding(
-    size: int, taps: int, outs: int, stride: int, dilation: int, pre: int
-) -> int | None:
-    """The padding after an image that gives so many outputs; None where it or `pre` would crop."""
-    post = (outs - 1) * stride + (taps - 1) * dilation + 1 - size - pre
-    return max(post, 0) if pre >= 0 and post > -stride else None
-
-
 def _contiguous(program: Program, weights: Operand, processors: int) -> Operand:
     steps = contiguous_strides(weights.shape)
     same = zip(weights.shape, weights.strides, steps, strict=True)
@@ -240,45 +243,45 @@ def _handle(index: int) -> Any:
 
 
 @cache
-def _planned(problem: Problem) -> Convolution | None:
-    """The launch of a problem, planned by cuDNN's heuristics; None where it declines."""
+def _planned(op: CudnnOp) -> CudnnKernel | None:
+    """The launch of an op, planned by cuDNN's heuristics; None where it declines."""
     cudnn = module()
     graphs = {}
-    for tf32 in (False, True) if problem.dtype == "float32" else (False,):
+    for tf32 in (False, True) if op.dtype == "float32" else (False,):
         with suppress(cudnn.cudnnGraphNotSupportedError, RuntimeError, ValueError):
-            graphs[tf32] = _graph(cudnn, problem, tf32)
-    return Convolution(problem, graphs) if False in graphs else None
+            graphs[tf32] = _graph(cudnn, op, tf32)
+    return CudnnKernel(op, graphs) if False in graphs else None
 
 
-def _graph(cudnn: Any, problem: Problem, tf32: bool) -> Any:
+def _graph(cudnn: Any, op: CudnnOp, tf32: bool) -> Any:
     """A graph of the one op, ready to run."""
-    kind = getattr(cudnn.data_type, TYPES[problem.dtype])
-    wide = cudnn.data_type.DOUBLE if problem.dtype == "float64" else cudnn.data_type.FLOAT
+    kind = getattr(cudnn.data_type, TYPES[op.dtype])
+    wide = cudnn.data_type.DOUBLE if op.dtype == "float64" else cudnn.data_type.FLOAT
     graph = cudnn.pygraph(io_data_type=kind, intermediate_data_type=wide, compute_data_type=wide)
     arguments = {
         name: graph.tensor(
             name=name, dim=list(shape), stride=list(strides), data_type=kind, uid=uid
         )
         for name, uid, (shape, strides) in zip(
-            ARGUMENTS[problem.op], (FIRST, SECOND), problem.tensors, strict=False
+            ARGUMENTS[op.name], (FIRST, SECOND), op.tensors, strict=False
         )
     }
-    result = getattr(graph, problem.op)(
+    result = getattr(graph, op.name)(
         **arguments,
-        pre_padding=list(problem.pre_padding),
-        post_padding=list(problem.post_padding),
-        stride=list(problem.stride),
-        dilation=list(problem.dilation),
+        pre_padding=list(op.pre_padding),
+        post_padding=list(op.post_padding),
+        stride=list(op.stride),
+        dilation=list(op.dilation),
         compute_data_type=wide,
-        name=problem.op,
+        name=op.name,
     )
-    shape, strides = problem.tensors[2]
+    shape, strides = op.tensors[2]
     result.set_output(True).set_data_type(kind).set_uid(RESULT)
     result.set_dim(list(shape)).set_stride(list(strides))
     graph.validate()
     graph.build_operation_graph()
     graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
-    excluded = INACCURATE + (REDUCED if problem.dtype == "float32" and not tf32 else ())
+    excluded = INACCURATE + (REDUCED if op.dtype == "float32" and not tf32 else ())
     graph.deselect_numeric_notes([getattr(cudnn.numerical_note, name) for name in excluded])
     graph.check_support()
     graph.build_plans()

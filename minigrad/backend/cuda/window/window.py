@@ -1,28 +1,26 @@
 """Windows over the last two axes of (A, B, H, W): sums, maxima and what maxima select.
 
-Column o of the output sees, under tap j of the window, column o * stride + j * dilation - padding
-of x; rows likewise. Negative padding crops. The output's shape is given, by its operand. Ties are
-decided as on the CPU: see [Note: ties] in backend/cpu/window.py.
+There are as many windows as the output has room for, whatever padding is after x. Ties are decided
+as on the CPU: see [Note: ties] in backend/cpu/window/window.py.
 
 Floats of less than 32 bits are added up in float32, and rounded once.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import gcd, prod
 
 from minigrad.backend.checks import require_numeric
 from minigrad.backend.cuda.kernel_text import IMPROVES, SUMS, KernelText, span
 from minigrad.backend.cuda.prelude import THREADS
 from minigrad.backend.cuda.window import window_kernels as kernels
+from minigrad.backend.geometry import Window
 from minigrad.backend.launch import Operand, Pointer, Program
 from minigrad.dtype import int32, uint8
 
-Pair = tuple[int, int]
-Padding = tuple[Pair, Pair]  # (low, high) of rows, then of columns
-
 MOST_UNROLLED = 16  # taps of a window that are compiled in, or elements of a cell
-_PACK_BYTES = 16
+_PACK_BYTES = 16  # that a thread writes at once, at most
 _AXES = ("h", "w")
 
 
@@ -31,11 +29,7 @@ def window_sum(
     x: Operand,
     out: Operand,
     *,
-    size: Pair,
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
-    input_dilation: Pair,
+    window: Window,
 ) -> None:
     """Sum every window of x, after spacing x's elements `input_dilation` apart and padding with 0.
 
@@ -44,18 +38,18 @@ def window_sum(
     require_numeric("window_sum", x, out)
     if not out.size:
         return
-    geometry = _Geometry(x, out, size, stride, padding, dilation, input_dilation)
-    text = geometry.text({"x": x}, out)
-    if input_dilation == (1, 1):
-        body = kernels.window_sum(geometry.taps(text))
+    layout = _Windows(x, out, window)
+    text = layout.text({"x": x}, out)
+    if window.input_dilation == (1, 1):
+        body = kernels.window_sum(layout.taps(text))
         text.launch(program, "window_sum", body, out.size, before=SUMS)
         return
-    for name, n in zip(_AXES, size, strict=True):
-        text.word(f"taps_{name}", n)
-    for name, n, step, (low, _) in zip(_AXES, input_dilation, dilation, padding, strict=True):
+    for name, axis in zip(_AXES, window.axes, strict=True):
+        n, step = axis.input_dilation, axis.dilation
         shared = gcd(n, step)
+        text.word(f"taps_{name}", axis.size)
         text.divisor(f"by_spacing_{name}", n)
-        text.word(f"lift_{name}", -(-max(low, 0) // n) * n)
+        text.word(f"lift_{name}", -(-max(axis.padding[0], 0) // n) * n)
         text.word(f"turn_{name}", step % n)
         text.word(f"every_{name}", n // shared)
         text.word(f"step_{name}", step // shared)
@@ -68,10 +62,7 @@ def window_max(
     x: Operand,
     out: Operand,
     *,
-    size: Pair,
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
+    window: Window,
 ) -> None:
     """The maximum of every window of x; NaN propagates.
 
@@ -80,9 +71,9 @@ def window_max(
     require_numeric("window_max", x, out)
     if not out.size:
         return
-    geometry = _Geometry(x, out, size, stride, padding, dilation)
-    text = geometry.text({"x": x}, out)
-    body = kernels.window_max(geometry.taps(text))
+    layout = _Windows(x, out, window)
+    text = layout.text({"x": x}, out)
+    body = kernels.window_max(layout.taps(text))
     text.launch(program, "window_max", body, out.size, before=_lowest(x))
 
 
@@ -92,10 +83,7 @@ def window_select(
     u: Operand,
     out: Operand,
     *,
-    size: Pair,
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
+    window: Window,
 ) -> None:
     """The value of u at the maximum of every window of x.
 
@@ -105,9 +93,9 @@ def window_select(
     require_numeric("window_select", u, out)
     if not out.size:
         return
-    geometry = _Geometry(x, out, size, stride, padding, dilation)
-    text = geometry.text({"x": x, "u": u}, out)
-    body = kernels.window_select(geometry.taps(text))
+    layout = _Windows(x, out, window)
+    text = layout.text({"x": x, "u": u}, out)
+    body = kernels.window_select(layout.taps(text))
     text.launch(program, "window_select", body, out.size, before=_lowest(x))
 
 
@@ -117,10 +105,7 @@ def window_scatter(
     g: Operand,
     out: Operand,
     *,
-    size: Pair,
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
+    window: Window,
 ) -> None:
     """Add each g at the maximum of its window of x, to zeros: the adjoint of `window_select`.
 
@@ -131,79 +116,70 @@ def window_scatter(
     require_numeric("window_scatter", g, out)
     if not out.size:
         return
-    geometry = _Geometry(x, g, size, stride, padding, dilation)
-    apart = all(n <= s for n, s in zip(size, stride, strict=True)) and dilation == (1, 1)
-    if apart and prod(stride) <= MOST_UNROLLED:
-        _scatter_cells(program, geometry, g, out)
+    layout = _Windows(x, g, window)
+    apart = all(axis.size <= axis.stride and axis.dilation == 1 for axis in window.axes)
+    if apart and prod(window.stride) <= MOST_UNROLLED:
+        _scatter_cells(program, layout, g, out)
     else:
-        _scatter_winners(program, geometry, g, out)
+        _scatter_winners(program, layout, g, out)
 
 
-def _scatter_cells(program: Program, geometry: _Geometry, g: Operand, out: Operand) -> None:
+def _scatter_cells(program: Program, layout: _Windows, g: Operand, out: Operand) -> None:
     """Windows that do not overlap: each writes the elements from its corner to the next one."""
-    stride, low = geometry.stride, [p[0] for p in geometry.padding]
+    stride, low = layout.window.stride, layout.window.low
     firsts = [p // s for p, s in zip(low, stride, strict=True)]
     cells = [
         (n - 1 + p) // s - first + 1
         for n, p, s, first in zip(out.shape[2:], low, stride, firsts, strict=True)
     ]
     space = (*out.shape[:2], *cells)
-    text = geometry.text({"x": geometry.x, "g": g}, out, space=space, fixed_stride=True)
-    geometry.taps(text)
+    text = layout.text({"x": layout.x, "g": g}, out, space=space, fixed_stride=True)
+    layout.taps(text)
     text.fixed("pack", _pack(out, stride[1], low[1]))
     text.word("first_row", firsts[0])
     text.word("first_column", firsts[1])
     text.word("rows", g.shape[2])
     text.word("columns", g.shape[3])
-    before = _lowest(geometry.x)
+    before = _lowest(layout.x)
     text.launch(program, "window_scatter", kernels.CELLS, prod(space), before=before)
 
 
-def _scatter_winners(program: Program, geometry: _Geometry, g: Operand, out: Operand) -> None:
+def _scatter_winners(program: Program, layout: _Windows, g: Operand, out: Operand) -> None:
     """First the winning tap of each window; then each element of x looks at the windows over it.
 
     So a window is searched once, not once for each of its elements.
     """
-    taps = prod(geometry.size)
+    taps = prod(layout.window.size)
     dtype = uint8 if taps <= 255 else int32
     kind, nobody = ("u8", 255) if dtype is uint8 else ("int", -1)
     slot = program.scratch_slot(g.size * dtype.itemsize)
     if g.size:
-        text = geometry.text({"x": geometry.x}, None)
+        text = layout.text({"x": layout.x}, None)
         text.types("out", kind, "int")
         text.pointer("out", Pointer(slot), "out_type", written=True)
         text.fixed("nobody", nobody)
-        body = kernels.winners(geometry.taps(text))
-        text.launch(program, "window_winners", body, g.size, before=_lowest(geometry.x))
-    text = geometry.text({"g": g}, out, space=out.shape)
+        body = kernels.winners(layout.taps(text))
+        text.launch(program, "window_winners", body, g.size, before=_lowest(layout.x))
+    text = layout.text({"g": g}, out, space=out.shape)
     text.types("winner", kind, "int")
     text.pointer("winner", Pointer(slot), "winner_type", written=False)
-    for name, n, s, d in zip(_AXES, geometry.size, geometry.stride, geometry.dilation, strict=True):
-        text.word(f"taps_{name}", n)
-        text.divisor(f"by_stride_{name}", s)
-        text.divisor(f"by_dilation_{name}", d)
+    for name, axis in zip(_AXES, layout.window.axes, strict=True):
+        text.word(f"taps_{name}", axis.size)
+        text.divisor(f"by_stride_{name}", axis.stride)
+        text.divisor(f"by_dilation_{name}", axis.dilation)
     text.word("rows", g.shape[2])
     text.word("columns", g.shape[3])
     before = SUMS + kernels.AT_MOST
     text.launch(program, "window_scatter", kernels.GATHER, out.size, before=before)
 
 
-class _Geometry:
-    """Where windows lie on x, and how a kernel is told."""
+@dataclass(frozen=True)
+class _Windows:
+    """Where windows lie on x, one for each element of `windows`, and how a kernel is told."""
 
-    def __init__(
-        self,
-        x: Operand,
-        windows: Operand,
-        size: Pair,
-        stride: Pair,
-        padding: Padding,
-        dilation: Pair,
-        input_dilation: Pair = (1, 1),
-    ):
-        self.x, self.windows = x, windows
-        self.size, self.stride, self.padding, self.dilation = size, stride, padding, dilation
-        self.input_dilation = input_dilation
+    x: Operand
+    windows: Operand
+    window: Window
 
     def text(
         self,
@@ -227,35 +203,30 @@ class _Geometry:
             text.divisor(f"by_{name}", n)
         text.word("height", self.x.shape[2])
         text.word("width", self.x.shape[3])
-        for name, s, d, p in zip(_AXES, self.stride, self.dilation, self.padding, strict=True):
-            (text.fixed if fixed_stride else text.word)(f"stride_{name}", s)
-            text.word(f"dilation_{name}", d)
-            text.word(f"padding_{name}", p[0])
+        for name, axis in zip(_AXES, self.window.axes, strict=True):
+            (text.fixed if fixed_stride else text.word)(f"stride_{name}", axis.stride)
+            text.word(f"dilation_{name}", axis.dilation)
+            text.word(f"padding_{name}", axis.padding[0])
         return text
 
     def taps(self, text: KernelText) -> bool:
         """Tell a kernel the window's size; gives whether that is compiled in."""
-        unrolled = prod(self.size) <= MOST_UNROLLED
-        for name, n in zip(_AXES, self.size, strict=True):
+        unrolled = prod(self.window.size) <= MOST_UNROLLED
+        for name, n in zip(_AXES, self.window.size, strict=True):
             (text.fixed if unrolled else text.word)(f"taps_{name}", n)
         return unrolled
 
     def _reach(self) -> int:
         """More than any row or column that a kernel thinks of, inside x or not."""
+        extents = zip(self.window.axes, self.windows.shape[2:], self.x.shape[2:], strict=True)
         positions = [
-            (m + 2) * s + n * d + sum(map(abs, p)) + (e + 2) * spacing + d
-            for m, e, n, s, d, p, spacing in zip(
-                self.windows.shape[2:],
-                self.x.shape[2:],
-                self.size,
-                self.stride,
-                self.dilation,
-                self.padding,
-                self.input_dilation,
-                strict=True,
-            )
+            (m + 2) * axis.stride
+            + (axis.size + 1) * axis.dilation
+            + sum(map(abs, axis.padding))
+            + (n + 2) * axis.input_dilation
+            for axis, m, n in extents
         ]
-        return max(*positions, prod(self.size))
+        return max(*positions, prod(self.window.size))
 
 
 def _lowest(x: Operand) -> str:
