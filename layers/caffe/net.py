@@ -51,11 +51,10 @@ class Net(Module):
         if len(inputs) > len(self.inputs):
             raise ValueError(f"Net: expected inputs {self.inputs}, got {len(inputs)} of them.")
         values: Values = dict(zip(self.inputs, inputs, strict=False))
-        if self._plans:
-            self.build({name: x.shape for name, x in values.items()})
+        self.build({name: x.shape for name, x in values.items()})
         objective: Tensor | None = None
         unread: dict[str, None] = {}
-        for step, name in self._active(self.training):
+        for step, name in self._active("TRAIN" if self.training else "TEST"):
             if all(b in values for b in step.bottoms):
                 _run(step, getattr(self, name), values)
                 for b in step.bottoms:
@@ -70,17 +69,19 @@ class Net(Module):
         return outputs if len(outputs) != 1 else outputs.popitem()[1]
 
     def build(self, shapes: Mapping[str, Shape]) -> None:
-        """Make the layers, once, for inputs of these shapes; others are those of the file.
+        """Make the layers for inputs of these shapes, else those of the file; once.
 
         Raises: ValueError for a shape that is missing, or a layer that does not fit its bottoms.
         """
+        if not self._plans:
+            return
         full = self._all_shapes(shapes)
         made: dict[str, Module] = {}
         plans = dict(zip(self._names, self._plans, strict=True))
         with mg.no_grad():
-            for training in (True, False):
+            for phase in PHASES:
                 values = {name: mg.zeros(shape) for name, shape in full.items()}
-                for step, name in self._active(training):
+                for step, name in self._active(phase):
                     with plans[name].layer.located():
                         if name not in made:
                             bottoms = [values[b].shape for b in step.bottoms]
@@ -132,8 +133,7 @@ class Net(Module):
 
     def summary(self, input_shape: Shape) -> str:
         """The table of `Module.summary`; `input_shape` is that of the first input."""
-        if self._plans:
-            self.build({self.inputs[0]: input_shape})
+        self.build({self.inputs[0]: input_shape})
         return super().summary(input_shape)
 
     def _named_tensors(self, kind: Any) -> Iterator[tuple[str, Any]]:
@@ -156,10 +156,10 @@ class Net(Module):
             taken.add(name)
             yield name
 
-    def _active(self, training: bool | None = None) -> Iterator[tuple[Step, str]]:
+    def _active(self, phase: str | None = None) -> Iterator[tuple[Step, str]]:
         """The steps of a phase, or of both, each with its attribute."""
         for step, name in zip(self._steps, self._names, strict=True):
-            if training is None or PHASES[not training] in step.phases:
+            if phase is None or phase in step.phases:
                 yield step, name
 
     def _all_shapes(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
