@@ -67,18 +67,39 @@ def estimate_population_statistics(
             f"{caller}: expected batch norms with running statistics that are not frozen, got none "
             f"in {type(model).__name__}."
         )
-    found: dict[int, _Moments] = {}
+    state = model.state_dict()
+    try:
+        found, batches = _collected(model, norms, loader, pooled=mode == "exact")
+        if not found:
+            raise ValueError(f"{caller}: expected a loader that gives batches, got none.")
+    except BaseException:
+        model.load_state_dict(state)
+        raise
+    for norm, (n, mean, var) in found.items():
+        unbiased = var * (n / (n - 1)) if mode == "exact" else var
+        _replace(norm, mean, unbiased, batches)
+    return model
+
+
+def _collected(
+    model: Module, norms: list[BatchNorm], loader: Iterable[Any], pooled: bool
+) -> tuple[dict[BatchNorm, _Moments], int]:
+    """The moments of what each batch norm is given, and how many batches there are.
+
+    `pooled`: biased ones, of all values; else unbiased ones, averaged over batches.
+    """
+    found: dict[BatchNorm, _Moments] = {}
     batches = 0
 
     def note(norm: Module, args: tuple[Any, ...], output: Any) -> None:
+        assert isinstance(norm, BatchNorm)
         x = args[0].astype(mg.float64)
         m = x.size // x.shape[1]
         mean, var = moments(x, (0, *range(2, x.ndim)))
-        new = _Moments(m, mean, var) if mode == "exact" else _Moments(1, mean, var * (m / (m - 1)))
-        old = found.get(id(norm))
-        found[id(norm)] = new if old is None else old.merged(new, between=mode == "exact")
+        new = _Moments(m, mean, var) if pooled else _Moments(1, mean, var * (m / (m - 1)))
+        found[norm] = found[norm].merged(new, between=pooled) if norm in found else new
 
-    state, modes = model.state_dict(), [(m, m.training) for m in model.modules()]
+    modes = [(m, m.training) for m in model.modules()]
     hooks = [norm.register_forward_hook(note) for norm in norms]
     try:
         model.eval()
@@ -89,21 +110,12 @@ def estimate_population_statistics(
                 model(batch[0] if isinstance(batch, (tuple, list)) else batch)
                 mg.evaluate(*[t for m in found.values() for t in m[1:]])
                 batches += 1
-        if not found:
-            raise ValueError(f"{caller}: expected a loader that gives batches, got none.")
-    except BaseException:
-        model.load_state_dict(state)
-        raise
     finally:
         for hook in hooks:
             hook.remove()
         for module, training in modes:
             module.training = training
-    for norm in norms:
-        if id(norm) in found:
-            n, mean, var = found[id(norm)]
-            _replace(norm, mean, var * (n / (n - 1)) if mode == "exact" else var, batches)
-    return model
+    return found, batches
 
 
 def _replace(norm: BatchNorm, mean: Tensor, var: Tensor, batches: int) -> None:
