@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -164,6 +165,18 @@ def test_layers_know_only_what_they_should():
         if _under(i.source, name) and not any(_under(i.target, a) for a in allowed)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_documents_that_are_named_are_in_the_repository():
+    here = Path(__file__).name
+    sources = [p for p in ROOT.rglob("*.py") if p.name != here and ".venv" not in p.parts]
+    wrong = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sources
+        for name in re.findall(r"[A-Za-z/]+\.md\b", path.read_text(encoding="utf-8"))
+        if not any((folder / name).exists() for folder in (ROOT, ROOT / "minigrad", path.parent))
+    ]
+    assert not wrong, wrong
 
 
 def test_nothing_in_minigrad_imports_layers():

@@ -1,4 +1,4 @@
-"""BatchNorm's statistics, modes, invariances, edge cases: NORMALIZATION.md 0.5 and 4.3 to 4.8."""
+"""BatchNorm's statistics, modes, invariances, edge cases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from examples.batchnorm_by_hand import flat
 from layers import BatchNorm, BatchNorm1d, BatchNorm2d, Conv2d, Linear, Sequential
 from minigrad.graph import topological
 
-BATCHES = [[1, 3, 5, 7], [2, 2, 4, 8], [0, 1, 0, 3]]  # NORMALIZATION.md 4.4
+BATCHES = [[1, 3, 5, 7], [2, 2, 4, 8], [0, 1, 0, 3]]
 
 
 def column(values, dtype="float64"):

@@ -120,7 +120,7 @@ def test_second_derivative_equals_its_closed_form(case, seed):
             assert mg.max(mg.abs(a - b)).item() <= 1e-10 * size * max(factor, 1)
 
 
-GOLDEN = {  # NORMALIZATION.md section 4.2, computed independently of this code
+GOLDEN = {  # computed by hand, independently of this code
     "mu": [4],
     "var": [5],
     "std": [2.2362915731],
@@ -225,7 +225,7 @@ def test_one_value_per_channel_passes_gradient_to_the_bias_only():
 
 
 def test_a_large_mean_costs_no_accuracy_in_float32():
-    """REWRITE.md section 8: the formulas by hand lose three digits here, `moments` none."""
+    """The formulas by hand lose three digits here, `moments` none."""
     case = Case("", (64, 1, 8, 8), dtype="float32", mean=1e4)
     data = example.draw(case, seed=10)
     found, (expected, _) = example.automatic(case, data), example.by_hand(case, data)

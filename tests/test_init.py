@@ -1,4 +1,4 @@
-"""Initial values: fans, exact variances (NORMALIZATION.md 11.4), reproducibility."""
+"""Initial values: fans, exact variances, reproducibility."""
 
 from __future__ import annotations
 

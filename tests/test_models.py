@@ -1,4 +1,4 @@
-"""LeNet-5: shapes, parameter counts (NORMALIZATION.md 12.1), norms and learning."""
+"""LeNet-5: shapes, parameter counts, norms and learning."""
 
 from __future__ import annotations
 

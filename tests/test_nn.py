@@ -313,7 +313,7 @@ def test_centring_twice_is_centring_once():
 
 
 def test_batch_norm_golden_values():
-    """NORMALIZATION.md 4.2: x = (1, 3, 5, 7), gamma 2, beta 0.5, eps 1e-3, g = (1, 0, 0, 0)."""
+    """By hand: x = (1, 3, 5, 7), gamma 2, beta 0.5, eps 1e-3, g = (1, 0, 0, 0)."""
     x = mg.tensor([[1.0], [3.0], [5.0], [7.0]], dtype="float64", requires_grad=True)
     w = mg.tensor([2.0], dtype="float64", requires_grad=True)
     b = mg.tensor([0.5], dtype="float64", requires_grad=True)
@@ -367,7 +367,7 @@ def test_normalizations_have_two_right_derivatives(f):
 
 
 def test_running_statistics_golden_values():
-    """NORMALIZATION.md 4.5: three batches, momentum 0.1, unbiased variance."""
+    """By hand: three batches, momentum 0.1, unbiased variance."""
     mean, var = mg.zeros(1, dtype="float64"), mg.ones(1, dtype="float64")
     seen = []
     for batch in ([1.0, 3, 5, 7], [2.0, 2, 4, 8], [0.0, 1, 0, 3]):

@@ -76,7 +76,7 @@ def test_moments_of_uneven_batches_are_those_of_all(full):
 
 
 def test_moments_of_batches_that_are_not_alike():
-    pooled = PooledMoments()  # NORMALIZATION.md 4.4
+    pooled = PooledMoments()
     for batch in ([1, 3, 5, 7], [2, 2, 4, 8], [0, 1, 0, 3]):
         pooled.add(mg.tensor([[float(v)] for v in batch]))
     assert pooled.mean.tolist() == pytest.approx([3])
@@ -89,7 +89,7 @@ def test_moments_of_batches_that_are_not_alike():
 
 
 def by_definition(kind, x, eps):
-    """NORMALIZATION.md 1, in 40 digits; with the principal axes of largest first component > 0."""
+    """Computed with 40 digits; with the principal axes of largest first component > 0."""
     with mpmath.workdps(40):
         rows, (n, d) = x.tolist(), x.shape
         mean = [mpmath.fsum(r[j] for r in rows) / n for j in range(d)]
