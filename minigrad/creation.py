@@ -166,6 +166,12 @@ def _from_lists(
     return leaf(backend_of(device).from_bytes(data), shape, dtype, device)
 
 
+def filled(value: float, shape: Shape, dtype: DType, device: Device) -> Tensor:
+    """A stored tensor with memory of its own: equal constants would be one node, and one state."""
+    data = bytes(encode([value], dtype)) * math.prod(shape)
+    return wrap(leaf(backend_of(device).from_bytes(memoryview(data)), shape, dtype, device))
+
+
 def _fits(value: Number, dtype: DType) -> bool:
     try:
         encode([value], dtype)

@@ -8,6 +8,8 @@ from contextlib import suppress
 from math import prod
 from typing import Any
 
+from minigrad.creation import asarray
+from minigrad.execution.compute import export_bytes
 from minigrad.interop.encoding import decode
 from minigrad.tensor_base import TensorBase
 
@@ -140,9 +142,6 @@ def as_block(values: Any) -> memoryview[Any]:
 
 
 def _memoryview(values: Any) -> memoryview[Any]:
-    from minigrad import asarray
-    from minigrad.execution.compute import export_bytes
-
     if not isinstance(values, TensorBase):  # whose halves no memoryview reads everywhere
         with suppress(TypeError):
             return memoryview(values)

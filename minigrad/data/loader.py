@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minigrad.data.dataset import ImageDataset
 from minigrad.data.transforms import plan_batches
-from minigrad.device import Device, as_device, backend_of
+from minigrad.device import Device, as_device
 from minigrad.dtype import float32, int64
-from minigrad.graph import leaf
-from minigrad.tensor_base import wrap
+from minigrad.execution.batches import BatchAssembler
 
 if TYPE_CHECKING:
-    from minigrad.backend.interface import BatchStage
     from minigrad.tensor import Tensor
 
 
 class Batch(NamedTuple):
-    """A batch on its way to the device: see `minigrad.backend.batches`."""
+    """A batch on its way to the device."""
 
-    gathered: Any  # what the device's stage has made of it
+    gathered: Any  # what the first step of the assembler has made of it
     size: int  # samples
     code: str  # format of the labels
 
@@ -85,7 +83,7 @@ class DataLoader:
         sample, full_scale, code = _description(dataset)
         self._plan = plan_batches(transform, sample, full_scale)
         self._code = code
-        self._stages: dict[Device, BatchStage[Any, Any]] = {}
+        self._assemblers: dict[Device, BatchAssembler] = {}
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -103,21 +101,20 @@ class DataLoader:
         epoch = self.epoch
         self.epoch += 1
         device = as_device(self.device)
-        if device not in self._stages:
+        if device not in self._assemblers:
             assembly = self._plan.assembly(self._code)
-            self._stages[device] = backend_of(device).batch_stage(assembly)
-        work = _Epoch(self, self._stages[device], epoch)
-        batches = _ahead(work, self.prefetch) if self.prefetch else _at_once(work)
-        return self._finished(batches, self._stages[device], device)
+            self._assemblers[device] = BatchAssembler(assembly, self._plan.shape, device)
+        assembler = self._assemblers[device]
+        work = _Epoch(self, assembler, epoch)
+        at_once = map(work.batch, range(work.count))
+        return self._finished(_ahead(work, self.prefetch) if self.prefetch else at_once, assembler)
 
     def _finished(
-        self, batches: Iterator[Batch], stage: BatchStage[Any, Any], device: Device
+        self, batches: Iterator[Batch], assembler: BatchAssembler
     ) -> Iterator[tuple[Tensor, Tensor]]:
         for gathered, n, code in batches:
-            x, y = stage.finish(gathered)
-            images = wrap(leaf(x, (n, *self._plan.shape), float32, device))
-            labels = wrap(leaf(y, (n,), int64 if code == "q" else float32, device))
-            del gathered, x, y  # memory belongs to whoever holds the tensors
+            images, labels = assembler.finish(gathered, n, int64 if code == "q" else float32)
+            del gathered  # memory belongs to whoever holds the tensors
             for step in self._plan.after:
                 images = step(images)
             yield images, labels
@@ -126,9 +123,9 @@ class DataLoader:
 class _Epoch:
     """The batches of one epoch as memory. Touches no Tensor, so any thread may run it."""
 
-    def __init__(self, loader: DataLoader, stage: BatchStage[Any, Any], epoch: int):
+    def __init__(self, loader: DataLoader, assembler: BatchAssembler, epoch: int):
         self.count = len(loader)
-        self._dataset, self._plan, self._stage = loader.dataset, loader._plan, stage
+        self._dataset, self._plan, self._assembler = loader.dataset, loader._plan, assembler
         self._batch_size, self._shuffle = loader.batch_size, loader.shuffle
         self._code = loader._code
         self._seed = f"{loader.seed}/{epoch}"
@@ -146,7 +143,7 @@ class _Epoch:
             samples, labels = self._collect(rows)
             rows = range(len(rows))
         words = self._plan.draw(rows, Random(f"{self._seed}/{index}"))
-        gathered = self._stage.gather(samples.cast("B"), words, memoryview(labels).cast("B"))
+        gathered = self._assembler.gather(samples.cast("B"), words, memoryview(labels).cast("B"))
         return Batch(gathered, len(rows), labels.typecode)
 
     def _make_order(self) -> Sequence[int]:
@@ -208,11 +205,6 @@ def _ahead(work: _Epoch, depth: int) -> Iterator[Batch]:
     finally:
         orders.put(False)
         thread.join()
-
-
-def _at_once(work: _Epoch) -> Iterator[Batch]:
-    for index in range(work.count):
-        yield work.batch(index)
 
 
 def _labels(values: list[Any]) -> array[Any]:

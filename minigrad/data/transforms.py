@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from minigrad.backend.batches import Assembly
+from minigrad.creation import asarray
 
 if TYPE_CHECKING:
     from random import Random
@@ -39,8 +40,6 @@ class Normalize:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The same on a batch of floats (N, C, *spatial)."""
-        from minigrad import asarray
-
         def per_channel(values: tuple[float, ...]) -> Tensor:
             column = asarray(list(values), dtype=x.dtype, device=x.device)
             return column.reshape((len(values),) + (1,) * (len(x.shape) - 2))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from minigrad.context import context
 from minigrad.device import Device, as_device, backend_of
 from minigrad.graph import Node
+from minigrad.interop.encoding import decode
 from minigrad.tensor_base import TensorBase
 
 if TYPE_CHECKING:
@@ -108,7 +109,24 @@ def evaluate(*tensors: TensorBase) -> None:
 
 def export_bytes(tensor: TensorBase) -> memoryview:
     """The computed value as contiguous row-major bytes (format "B"), shared with the tensor."""
-    node = tensor.node
+    return _bytes_of(tensor.node)
+
+
+def readable_values(node: Node) -> memoryview[Any] | None:
+    """The values in row-major order, if the host can see them now and waits for nothing.
+
+    It can if they are stored where the host reads them, or are made by ops of one input of what is
+    stored there: those are computed. Inside a step that is recorded no value can be seen.
+    """
+    source = node
+    while source.storage is None and len(source.inputs) == 1:
+        source = source.inputs[0]
+    if source.storage is None or not backend_of(node.device).host_readable or capturing():
+        return None
+    return decode(_bytes_of(node), node.dtype)
+
+
+def _bytes_of(node: Node) -> memoryview:
     compute([node])
     nbytes = node.size * node.dtype.itemsize
     return backend_of(node.device).to_bytes(node.storage, nbytes)

@@ -6,12 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 from minigrad import ops
-from minigrad.device import backend_of
 from minigrad.dtype import int64
-from minigrad.execution.compute import capturing, compute
+from minigrad.execution.compute import readable_values
 from minigrad.functions.arguments import as_accumulator, as_type, drop_axes, expand_to, node_of
 from minigrad.graph import Node, like, zeros_like
-from minigrad.interop.encoding import decode
 from minigrad.nn.activations import log_softmax_node
 from minigrad.nn.arguments import floating, fraction, matching, reduction_of
 from minigrad.tensor_base import wrap
@@ -111,45 +109,29 @@ def _nll(
     weight: Tensor | None,
     reduction: str,
     smoothing: float,
-    ignore_index: int | None,
+    ignored: int | None,
 ) -> Tensor:
-    reduction_of(caller, reduction)
     classes = log_p.shape[1]
     cost, share = -log_p, None
     if weight is not None:
-        w = matching(caller, log_p, "weight", weight, (classes,))
-        share = _along_classes(w, log_p)
+        share = _along_classes(matching(caller, log_p, "weight", weight, (classes,)), log_p)
         cost = cost * share
-    target = _labels(caller, labels, log_p)
-    if target.dtype.is_floating:
-        loss = _over_classes(target * cost)
-    else:
-        picked = ops.equal(
-            ops.expand(_with_classes(target), shape=log_p.shape),
-            _along_classes(ops.iota(classes, target.dtype, target.device), log_p),
-        )
-        loss = _over_classes(ops.where(picked, cost, zeros_like(cost)))
+    target = _target(caller, labels, log_p)
+    loss = _at(target, cost)
     if smoothing:
         loss = loss * (1 - smoothing) + _over_classes(cost) * (smoothing / classes)
     if target.dtype.is_floating:
         return _reduce(caller, loss, reduction)
-    if not _checked(caller, target, classes, ignore_index):
-        loss = ops.where(_in_range(target, classes, ignore_index), loss, like(math.nan, loss))
-    if ignore_index is not None:
-        ignored = ops.equal(target, like(ignore_index, target))
-        loss = ops.where(ignored, zeros_like(loss), loss)
-    if reduction != "mean" or (share is None and ignore_index is None):
+    if not _in_range(caller, target, classes, ignored):
+        loss = ops.where(_is_class(target, classes, ignored), loss, like(math.nan, loss))
+    loss = _without(ignored, target, loss)
+    if reduction != "mean" or (share is None and ignored is None):
         return _reduce(caller, loss, reduction)
-    one = share if share is not None else like(1.0, log_p)
-    counted = _over_classes(ops.where(picked, one, zeros_like(one)))
-    if ignore_index is not None:
-        counted = ops.where(ignored, zeros_like(counted), counted)
-    every = tuple(range(loss.ndim))
-    total, n = (ops.sum_(as_accumulator(v), axes=every) for v in (loss, counted))
-    return wrap(drop_axes(as_type(total / n, loss.dtype), every))
+    counted = _without(ignored, target, _at(target, like(1.0, log_p) if share is None else share))
+    return wrap(as_type(_total(loss) / _total(counted), loss.dtype))
 
 
-def _labels(caller: str, labels: Tensor, log_p: Node) -> Node:
+def _target(caller: str, labels: Tensor, log_p: Node) -> Node:
     """The node of the labels: integers of shape (N, ...), or probabilities like log_p."""
     target = node_of(caller, labels)
     expected = (log_p.shape[0], *log_p.shape[2:])
@@ -165,40 +147,29 @@ def _labels(caller: str, labels: Tensor, log_p: Node) -> Node:
     return as_type(target, int64)
 
 
-def _checked(caller: str, target: Node, classes: int, ignore_index: int | None) -> bool:
-    """Whether the labels could be looked at now; raises ValueError for one out of range.
-
-    They can be if they are stored where the host can read them without waiting, or are made of such
-    by ops of one input.
-    """
-    source = target
-    while source.storage is None and len(source.inputs) == 1:
-        source = source.inputs[0]
-    backend = backend_of(target.device)
-    if source.storage is None or not backend.host_readable or capturing():
+def _in_range(caller: str, target: Node, classes: int, ignored: int | None) -> bool:
+    """Whether the labels can be seen now; if so, raises ValueError for one out of range."""
+    values = readable_values(target)
+    if values is None:
         return False
-    compute([target])
-    nbytes = target.size * target.dtype.itemsize
-    values = decode(backend.to_bytes(target.storage, nbytes), target.dtype)
-    if not target.size or (min(values) >= 0 and max(values) < classes):
-        return True
-    for position, value in enumerate(values):
-        if not 0 <= value < classes and value != ignore_index:
-            index = _unravelled(position, target.shape)
-            raise ValueError(
-                f"{caller}: expected labels in 0..{classes - 1} for {classes} classes, got {value} "
-                f"at position {index}. Check the last layer's width, or pass ignore_index."
-            )
+    if target.size and (min(values) < 0 or max(values) >= classes):
+        for position, value in enumerate(values):
+            if not 0 <= value < classes and value != ignored:
+                raise ValueError(
+                    f"{caller}: expected labels in 0..{classes - 1} for {classes} classes, got "
+                    f"{value} at position {_unravelled(position, target.shape)}. Check the last "
+                    "layer's width, or pass ignore_index."
+                )
     return True
 
 
-def _in_range(target: Node, classes: int, ignore_index: int | None) -> Node:
+def _is_class(target: Node, classes: int, ignored: int | None) -> Node:
     inside = ops.bitwise_and(
         ops.less_equal(zeros_like(target), target), ops.less(target, like(classes, target))
     )
-    if ignore_index is None:
+    if ignored is None:
         return inside
-    return ops.bitwise_or(inside, ops.equal(target, like(ignore_index, target)))
+    return ops.bitwise_or(inside, ops.equal(target, like(ignored, target)))
 
 
 def _unravelled(position: int, shape: tuple[int, ...]) -> int | tuple[int, ...]:
@@ -209,12 +180,25 @@ def _unravelled(position: int, shape: tuple[int, ...]) -> int | tuple[int, ...]:
     return index[0] if len(index) == 1 else tuple(reversed(index))
 
 
+def _at(target: Node, x: Node) -> Node:
+    """x (N, C, ...) at the labels, or averaged by their probabilities: (N, ...)."""
+    if target.dtype.is_floating:
+        return _over_classes(target * x)
+    label = ops.reshape(target, shape=(target.shape[0], 1, *target.shape[1:]))
+    classes = _along_classes(ops.iota(x.shape[1], target.dtype, target.device), x)
+    picked = ops.equal(ops.expand(label, shape=x.shape), classes)
+    return _over_classes(ops.where(picked, x, zeros_like(x)))
+
+
+def _without(ignored: int | None, target: Node, x: Node) -> Node:
+    """x with 0 for each label that counts for nothing."""
+    if ignored is None:
+        return x
+    return ops.where(ops.equal(target, like(ignored, target)), zeros_like(x), x)
+
+
 def _over_classes(x: Node) -> Node:
     return drop_axes(ops.sum_(x, axes=(1,)), (1,))
-
-
-def _with_classes(target: Node) -> Node:
-    return ops.reshape(target, shape=(target.shape[0], 1, *target.shape[1:]))
 
 
 def _along_classes(x: Node, log_p: Node) -> Node:
@@ -227,6 +211,10 @@ def _reduce(caller: str, loss: Node, reduction: str) -> Tensor:
     reduction_of(caller, reduction)
     if reduction == "none":
         return wrap(loss)
-    every = tuple(range(loss.ndim))
-    total = drop_axes(ops.sum_(as_accumulator(loss), axes=every), every)
+    total = _total(loss)
     return wrap(as_type(total if reduction == "sum" else total / loss.size, loss.dtype))
+
+
+def _total(x: Node) -> Node:
+    every = tuple(range(x.ndim))
+    return drop_axes(ops.sum_(as_accumulator(x), axes=every), every)

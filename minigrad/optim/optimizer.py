@@ -12,17 +12,14 @@ are tensors that the graph itself advances.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from math import prod
 from typing import Any, cast
 
 from minigrad.context import context
-from minigrad.creation import zeros
-from minigrad.device import Device, backend_of
-from minigrad.dtype import DType, float64
+from minigrad.creation import filled, zeros
+from minigrad.device import Device
+from minigrad.dtype import float64
 from minigrad.execution.compute import capturing, evaluate
 from minigrad.execution.modes import no_grad
-from minigrad.graph import Shape, leaf
-from minigrad.interop.encoding import encode
 from minigrad.tensor import Tensor
 
 Group = dict[str, Any]
@@ -169,11 +166,11 @@ class Optimizer:
                     state = self.state[p] = {}
                     if self.counts_steps:
                         if p.device not in counts:
-                            counts[p.device] = _stored(0.0, (), float64, p.device)
+                            counts[p.device] = filled(0.0, (), float64, p.device)
                         state["step"] = counts[p.device]
                 for name, value in names.items():  # options may have changed since the last step
                     if name not in state:
-                        state[name] = _stored(value, p.shape, p.dtype, p.device)
+                        state[name] = filled(value, p.shape, p.dtype, p.device)
         self.refresh_numbers()
 
     def refresh_numbers(self) -> None:
@@ -201,7 +198,7 @@ class Optimizer:
 
     def _write(self, index: int, name: str, handle: Tensor, value: float) -> None:
         with no_grad():
-            handle.assign(_stored(value, (), float64, handle.device))
+            handle.assign(filled(value, (), float64, handle.device))
         self._numbers[index, name, handle.device] = handle, value
 
     def hyperparameter(self, group: Group, name: str, device: Device) -> Tensor:
@@ -214,7 +211,7 @@ class Optimizer:
         found = self._numbers.get((index, name, device))
         if found is None:
             value = _number(group, name)
-            found = _stored(value, (), float64, device), value
+            found = filled(value, (), float64, device), value
             self._numbers[index, name, device] = found
         handle = found[0]
         # While a step is recorded, what is assigned becomes an input that a replay reads anew.
@@ -288,7 +285,7 @@ class Optimizer:
                 if name == "step":
                     key = p.device, float(values["step"]) if values else 0.0
                     if key not in counts:
-                        counts[key] = _stored(key[1], (), float64, p.device)
+                        counts[key] = filled(key[1], (), float64, p.device)
                     self.state[p][name] = counts[key]
                 elif name in values:
                     mine.assign(values[name].detach().astype(mine.dtype).to(mine.device))
@@ -327,10 +324,3 @@ def _number(group: Group, name: str) -> float:
     if name in ("beta1", "beta2"):
         return group["betas"][int(name[-1]) - 1]
     return group[name]
-
-
-def _stored(value: float, shape: Shape, dtype: DType, device: Device) -> Tensor:
-    """A tensor with memory of its own: equal constants would be one node, and so one state."""
-    data = bytes(encode([value], dtype)) * prod(shape)
-    storage = backend_of(device).from_bytes(memoryview(data))
-    return Tensor(leaf(storage, shape, dtype, device))
