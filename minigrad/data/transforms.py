@@ -40,6 +40,7 @@ class Normalize:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The same on a batch of floats (N, C, *spatial)."""
+
         def per_channel(values: tuple[float, ...]) -> Tensor:
             column = asarray(list(values), dtype=x.dtype, device=x.device)
             return column.reshape((len(values),) + (1,) * (len(x.shape) - 2))

@@ -34,16 +34,8 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
     ):
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "amsgrad": amsgrad,
-            },
-        )
+        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, options | {"amsgrad": amsgrad})
 
     counts_steps = True
 
@@ -60,9 +52,8 @@ class Adam(Optimizer):
     def update(self, p: Tensor, g: Tensor, state: State, group: Group) -> None:
         """One step of one parameter."""
         # The factors are float64 numbers: see [Note: a step is a graph].
-        lr, beta1, beta2 = (
-            self.hyperparameter(group, n, p.device) for n in ("lr", "beta1", "beta2")
-        )
+        names = ("lr", "beta1", "beta2")
+        lr, beta1, beta2 = (self.hyperparameter(group, n, p.device) for n in names)
         t = state["step"]
         size = (lr / (1.0 - beta1**t)).astype(p.dtype)
         correction = sqrt(1.0 - beta2**t).astype(p.dtype)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from minigrad.context import context
-from minigrad.creation import filled, zeros
+from minigrad.creation import filled, zeros_like
 from minigrad.device import Device
 from minigrad.dtype import float64
 from minigrad.execution.compute import capturing, evaluate
@@ -24,6 +24,8 @@ from minigrad.tensor import Tensor
 
 Group = dict[str, Any]
 State = dict[str, Tensor]
+
+NOT_NEGATIVE = ("lr", "weight_decay", "eps", "momentum", "lr_decay", "initial_accumulator_value")
 
 
 class Optimizer:
@@ -62,15 +64,20 @@ class Optimizer:
 
     def add_param_group(self, group: Group) -> None:
         """Add parameters with options of their own; those that require no gradient stay as is."""
-        unknown = (
-            set(group) - set(self.defaults) - {"params", "lr_mult", "decay_mult", "initial_lr"}
-        )
+        unknown = group.keys() - self.defaults - {"params", "lr_mult", "decay_mult", "initial_lr"}
         if "params" not in group or unknown:
             known = ", ".join(["params", *self.defaults, "lr_mult", "decay_mult"])
             raise ValueError(
                 f"{self._name}: expected a group with the keys {known}, got {', '.join(group)}."
             )
-        given = group["params"]
+        params = self._checked(group["params"])
+        new = {"params": params, **self.defaults, "lr_mult": 1.0, "decay_mult": 1.0}
+        new.update((k, v) for k, v in group.items() if k != "params")
+        self.check_options(new)
+        self.param_groups.append(new)
+
+    def _checked(self, given: Tensor | Iterable[Tensor]) -> list[Tensor]:
+        """The parameters of a new group: tensors that no group has, and some of them trained."""
         params = [given] if isinstance(given, Tensor) else list(given)
         seen = {id(p) for g in self.param_groups for p in g["params"]}
         for i, p in enumerate(params):
@@ -90,23 +97,12 @@ class Optimizer:
                 f"{self._name}: expected parameters that require a gradient, got {len(params)} "
                 f"without. Make them with requires_grad=True, or unfreeze() their module."
             )
-        new = {"params": params, **self.defaults, "lr_mult": 1.0, "decay_mult": 1.0}
-        new.update((k, v) for k, v in group.items() if k != "params")
-        self.check_options(new)
-        self.param_groups.append(new)
+        return params
 
     def check_options(self, group: Group) -> None:
         """Raise ValueError for an option out of its range."""
-        for name in (
-            "lr",
-            "weight_decay",
-            "eps",
-            "momentum",
-            "lr_decay",
-            "initial_accumulator_value",
-        ):
-            if name in group:
-                self.require(group[name] >= 0, f"{name} of 0 or more", group[name])
+        for name in (n for n in NOT_NEGATIVE if n in group):
+            self.require(group[name] >= 0, f"{name} of 0 or more", group[name])
         if "betas" in group:
             betas = group["betas"]
             good = len(betas) == 2 and all(0 <= b < 1 for b in betas)
@@ -119,12 +115,8 @@ class Optimizer:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients; with `set_to_none=False` make them zero instead."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if set_to_none or p.grad is None:
-                    p.grad = None
-                else:
-                    p.grad = zeros(p.shape, dtype=p.dtype, device=p.device)
+        for p in self._parameters():
+            p.grad = None if set_to_none or p.grad is None else zeros_like(p)
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Update every parameter that has a gradient, and compute all that is new at once.
@@ -178,7 +170,9 @@ class Optimizer:
         for (index, name, _), (handle, known) in list(self._numbers.items()):
             value = _number(self.param_groups[index], name)
             if value != known:
-                self._write(index, name, handle, value)
+                with no_grad():
+                    handle.assign(filled(value, (), float64, handle.device))
+                self._numbers[index, name, handle.device] = handle, value
 
     def baked_in(self) -> list[str]:
         """The attributes that a recorded step takes for granted. See [Note: what is guarded]."""
@@ -196,24 +190,17 @@ class Optimizer:
             for group in self.param_groups
         )
 
-    def _write(self, index: int, name: str, handle: Tensor, value: float) -> None:
-        with no_grad():
-            handle.assign(filled(value, (), float64, handle.device))
-        self._numbers[index, name, handle.device] = handle, value
-
     def hyperparameter(self, group: Group, name: str, device: Device) -> Tensor:
         """A number of the group as a 0-d float64 tensor, kept up to date by `refresh`.
 
         `name` is a key of the group, or "beta1" or "beta2"; "lr" and "weight_decay" include the
         group's multipliers.
         """
-        index = next(i for i, g in enumerate(self.param_groups) if g is group)
-        found = self._numbers.get((index, name, device))
-        if found is None:
+        key = next(i for i, g in enumerate(self.param_groups) if g is group), name, device
+        if key not in self._numbers:
             value = _number(group, name)
-            found = filled(value, (), float64, device), value
-            self._numbers[index, name, device] = found
-        handle = found[0]
+            self._numbers[key] = filled(value, (), float64, device), value
+        handle, _ = self._numbers[key]
         # While a step is recorded, what is assigned becomes an input that a replay reads anew.
         return handle.assign(handle) if capturing() else handle
 

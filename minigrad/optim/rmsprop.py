@@ -30,17 +30,8 @@ class RMSprop(Optimizer):
         momentum: float = 0.0,
         centered: bool = False,
     ):
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "alpha": alpha,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "momentum": momentum,
-                "centered": centered,
-            },
-        )
+        options = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, options | {"momentum": momentum, "centered": centered})
 
     def check_options(self, group: Group) -> None:
         """Raise ValueError for an option out of its range."""
@@ -49,12 +40,8 @@ class RMSprop(Optimizer):
 
     def initial_state(self, group: Group) -> dict[str, float]:
         """The mean square, and what the options ask for."""
-        wanted = {
-            "square_avg": True,
-            "momentum_buffer": group["momentum"],
-            "grad_avg": group["centered"],
-        }
-        return {name: 0.0 for name, is_wanted in wanted.items() if is_wanted}
+        asked_for = {"momentum_buffer": group["momentum"], "grad_avg": group["centered"]}
+        return {"square_avg": 0.0} | {name: 0.0 for name, wanted in asked_for.items() if wanted}
 
     def update(self, p: Tensor, g: Tensor, state: State, group: Group) -> None:
         """One step of one parameter."""

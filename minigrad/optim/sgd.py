@@ -16,9 +16,8 @@ class SGD(Optimizer):
         v = momentum * v + (1 - dampening) * g          (v = g at the first step)
         p = p - lr * (g + momentum * v  if nesterov else  v)
 
-    Source: Sutskever et al. 2013; the rate multiplies v when it is used, as in PyTorch, not g when
-    it
-    is accumulated, as in Caffe: the two differ once the rate changes.
+    Source: Sutskever et al. 2013. The rate multiplies v when it is used, as in PyTorch, not g when
+    it is accumulated, as in Caffe: the two differ once the rate changes.
 
     Args:
         lr: learning rate, in units of p per unit of gradient.
@@ -34,16 +33,8 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ):
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "dampening": dampening,
-                "weight_decay": weight_decay,
-                "nesterov": nesterov,
-            },
-        )
+        options = {"lr": lr, "momentum": momentum, "dampening": dampening}
+        super().__init__(params, options | {"weight_decay": weight_decay, "nesterov": nesterov})
 
     counts_steps = True  # dampening does not hold at the first step
 
@@ -64,9 +55,8 @@ class SGD(Optimizer):
 
     def update(self, p: Tensor, g: Tensor, state: State, group: Group) -> None:
         """One step of one parameter."""
-        lr, momentum, dampening, decay = self.numbers(
-            p, group, "lr", "momentum", "dampening", "weight_decay"
-        )
+        names = ("lr", "momentum", "dampening", "weight_decay")
+        lr, momentum, dampening, decay = self.numbers(p, group, *names)
         if group["weight_decay"]:
             g = g + decay * p
         if group["momentum"]:
