@@ -48,8 +48,20 @@ LAZY_UPWARDS = {
     ("minigrad.ops", "minigrad.autodiff"),  # the gradient of a checkpoint builds a gradient
     ("minigrad.indexing", "minigrad.creation"),  # an index may be a list
     ("minigrad.tensor", "minigrad"),  # __array_namespace__ is this package
-    ("minigrad.data", "minigrad"),
 }
+
+# What programs are written in: Tensors and functions of them.
+TENSORS = (
+    "minigrad.functions",
+    "minigrad.creation",
+    "minigrad.tensor",
+    "minigrad.tensor_base",
+    "minigrad.execution",
+    "minigrad.interop",
+    "minigrad.device",
+    "minigrad.dtype",
+    "minigrad.errors",
+)
 
 # Narrower than the table: who knows what.
 ONLY = {
@@ -68,6 +80,18 @@ ONLY = {
         "minigrad.autodiff",
     ),
     "minigrad.autodiff": ("minigrad.ops", "minigrad.graph", "minigrad.errors"),
+    "minigrad.nn": (
+        "minigrad.nn",
+        "minigrad.functions",
+        "minigrad.ops",
+        "minigrad.graph",
+        "minigrad.tensor_base",
+        "minigrad.execution",
+        "minigrad.random",
+        "minigrad.dtype",
+    ),
+    "minigrad.optim": ("minigrad.optim", "minigrad.context", *TENSORS),
+    "minigrad.data": ("minigrad.data", "minigrad.backend.batches", "minigrad.nn", *TENSORS),
     "layers": ("layers", "minigrad"),
 }
 EXTERNAL = {
@@ -177,6 +201,17 @@ def test_documents_that_are_named_are_in_the_repository():
         if not any((folder / name).exists() for folder in (ROOT, ROOT / "minigrad", path.parent))
     ]
     assert not wrong, wrong
+
+
+def test_what_is_written_in_tensors_asks_no_backend():
+    rooms = ("minigrad.nn", "minigrad.optim", "minigrad.data", "layers")
+    wrong = [
+        str(path.relative_to(ROOT))
+        for module, path in MODULES.items()
+        if any(_under(module, room) for room in rooms)
+        and "backend_of" in path.read_text(encoding="utf-8")
+    ]
+    assert not wrong, f"ask `minigrad.execution` or `minigrad.creation` instead: {wrong}"
 
 
 def test_nothing_in_minigrad_imports_layers():
