@@ -9,16 +9,11 @@ from __future__ import annotations
 from minigrad.backend.checks import out_of_range, require_argmax, require_indexed
 from minigrad.backend.cuda.expressions import memory_type
 from minigrad.backend.cuda.kernel_text import IMPROVES, KernelText, span
-from minigrad.backend.cuda.prelude import THREADS
+from minigrad.backend.cuda.prelude import LEAST, THREADS, WARP, power_of_two, team_size
 from minigrad.backend.launch import Operand, Pointer, Program
 
 _PACK_BYTES = 16
-_WARP = 32
-# Elements that each thread of a team should have; threads that a multiprocessor should have, and
-# blocks of a search in parts.
-_LEAST = 4
-_BUSY = 1024
-_PART_BLOCKS = 4
+_PART_BLOCKS = 4  # of one multiprocessor, in a search that is cut into parts
 
 # Types of the same size: elements are moved as bits.
 _BITS = {1: "u8", 2: "u16", 4: "int", 8: "i64"}
@@ -154,7 +149,7 @@ def argmax(program: Program, x: Operand, out: Operand, processors: int) -> None:
     blocks = -(-out.size // points)
     parts = 1
     if blocks < processors:  # else a second launch costs more than it gains
-        parts = max(1, min(_PART_BLOCKS * processors // blocks, length // (_LEAST * team)))
+        parts = max(1, min(_PART_BLOCKS * processors // blocks, length // (LEAST * team)))
     share = -(-length // parts)
     parts = -(-length // share)
     if parts == 1:
@@ -212,13 +207,9 @@ def _is_along(x: Operand) -> bool:
 def _team(x: Operand, length: int, processors: int) -> tuple[int, int]:
     """How many threads share a line of so many elements, and lines of a block."""
     lines = x.shape[0] * x.shape[2]
-    most = THREADS if _is_along(x) else THREADS // min(_WARP, _power_of_two(x.shape[2]))
-    team = 1
-    while team < min(most, length) and (
-        team * _LEAST < length or lines * team < _BUSY * processors
-    ):
-        team *= 2
-    return team, max(min(THREADS // team, _power_of_two(lines)), _WARP // team, 1)
+    most = THREADS if _is_along(x) else THREADS // min(WARP, power_of_two(x.shape[2]))
+    team = team_size(most, length, lines, processors)
+    return team, max(min(THREADS // team, power_of_two(lines)), WARP // team, 1)
 
 
 def _lanes(x: Operand, out: Operand) -> int:
@@ -231,8 +222,3 @@ def _lanes(x: Operand, out: Operand) -> int:
     while any(n % lanes for n in steps):
         lanes //= 2
     return lanes
-
-
-def _power_of_two(n: int) -> int:
-    """The smallest power of two that is not less."""
-    return 1 << (max(n, 1) - 1).bit_length()

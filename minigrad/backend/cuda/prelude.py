@@ -11,11 +11,13 @@ even, and all in between is computed in float32. Wherever the meaning of an op l
 
 from __future__ import annotations
 
-# The most of a block, and where so many share a slice. A multiprocessor has room for the latter:
-# that many hide the latency of memory. Not told so, the compiler saves registers for more threads,
-# and begins fewer loads.
+# The most threads of a block; and of one whose threads all share a slice. A multiprocessor has room
+# for the latter, which hide the latency of memory: kernels tell the compiler so, or it would
+# save registers to make room for more threads, and begin fewer loads.
 THREADS = 256
 MOST_THREADS = 1024
+WARP = 32
+LEAST = 4  # elements, or packs of them, that a thread of a team should have
 
 # Replaced by the host harness of the tests, which runs kernels without a GPU.
 DEVICE_ONLY = """\
@@ -206,6 +208,30 @@ def bounded(threads: int) -> str:
     return (
         f"#undef BOUNDS\n#define BOUNDS __launch_bounds__({threads}, {MOST_THREADS // threads})\n"
     )
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is not less."""
+    return 1 << (max(n, 1) - 1).bit_length()
+
+
+def floor_power_of_two(n: int) -> int:
+    """The largest power of two that is not more than n, or 1."""
+    return 1 << (max(n, 1).bit_length() - 1)
+
+
+def team_size(most: int, elements: int, teams: int, processors: int) -> int:
+    """How many threads, at most `most`, share so many elements: a power of two.
+
+    As many as leave LEAST elements to each, or more if the teams would not hide the latency of
+    memory, for which a multiprocessor should have MOST_THREADS at work.
+    """
+    team = 1
+    while team < min(most, elements) and (
+        team * LEAST < elements or teams * team < MOST_THREADS * processors
+    ):
+        team *= 2
+    return team
 
 
 def divisor_words(d: int) -> tuple[int, int]:

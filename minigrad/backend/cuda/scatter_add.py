@@ -13,7 +13,7 @@ from __future__ import annotations
 from minigrad.backend.checks import out_of_range, require_additive, require_indexed
 from minigrad.backend.cuda.expressions import memory_type
 from minigrad.backend.cuda.kernel_text import SUMS, KernelText, span
-from minigrad.backend.cuda.prelude import THREADS
+from minigrad.backend.cuda.prelude import THREADS, floor_power_of_two
 from minigrad.backend.launch import Operand, Pointer, Program
 
 _MOST_ROWS = 2048  # of a tile: two words of 16 bits each in shared memory
@@ -146,8 +146,8 @@ def scatter_add(
         return  # and so is updates, since no index fits an empty axis
     planes, length, width = out.shape
     elements = max(THREADS, min(out.size // (_TILES * processors), _MOST_ELEMENTS))
-    columns = _floor_power_of_two(min(2 * width - 1, elements))
-    rows = min(_floor_power_of_two(elements) // columns, _MOST_ROWS)
+    columns = floor_power_of_two(min(2 * width - 1, elements))
+    rows = min(floor_power_of_two(elements) // columns, _MOST_ROWS)
     tiles, chunks = -(-length // rows), -(-width // columns)
     count = updates.shape[1]
     blocks = planes * tiles * chunks
@@ -170,8 +170,3 @@ def scatter_add(
     text.pointer("status", Pointer(status), "i64", written=True)
     body = _SHARED + _BODY
     text.launch_blocks(program, "scatter_add", body, blocks, THREADS, before=SUMS)
-
-
-def _floor_power_of_two(n: int) -> int:
-    """The largest power of two that is not more than n >= 1."""
-    return 1 << (n.bit_length() - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -39,11 +39,6 @@ class VectorBuilder:
         self.zero = ir.Constant(self.vector, [0.0] * self.lanes)
         self.mask = ir.VectorType(_BIT, self.lanes)
         self.align = ir.Constant(_INT32, self.itemsize)
-
-    def _intrinsic(self, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
-        return cgutils.get_or_insert_function(
-            self.builder.module, ir.FunctionType(result, arguments), f"llvm.{name}"
-        )
 
     def add(self, address: Any, *terms: Any) -> Any:
         """The address moved on by terms in bytes."""
@@ -109,13 +104,8 @@ class VectorBuilder:
     def masked_load(self, address: Any, mask: Any) -> Any:
         """The lanes under `mask`, zeros elsewhere."""
         pointer = self.vector.as_pointer()
-        load = self._intrinsic(
-            f"masked.load.{self.suffix}.p0",
-            self.vector,
-            [pointer, _INT32, self.mask, self.vector],
-        )
         arguments = [self.builder.inttoptr(address, pointer), self.align, mask, self.zero]
-        return self.builder.call(load, arguments)
+        return call_llvm(self.builder, f"masked.load.{self.suffix}.p0", self.vector, arguments)
 
     def spill(self, values: list[Any]) -> Any:
         """The address of the vectors, one after the other, in memory of the function's own."""
@@ -128,8 +118,7 @@ class VectorBuilder:
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
         """The value of a * b + c, rounded once where the host can."""
         # fmuladd, not fma: without the instruction fma would be a call into libm for each lane.
-        function = self._intrinsic(f"fmuladd.{self.suffix}", self.vector, [self.vector] * 3)
-        return self.builder.call(function, [a, b, c])
+        return call_llvm(self.builder, f"fmuladd.{self.suffix}", self.vector, [a, b, c])
 
     def add_products(self, sums: list[Any], left: list[Any], right: list[Any]) -> None:
         """Add the product of each element at the addresses `left` with each vector of `right`."""
@@ -157,11 +146,8 @@ class VectorBuilder:
 
     def horizontal_sum(self, value: Any) -> Any:
         """The sum of the lanes, in any order."""
-        function = self._intrinsic(
-            f"vector.reduce.fadd.{self.suffix}", self.scalar, [self.scalar, self.vector]
-        )
-        start = ir.Constant(self.scalar, 0.0)
-        return self.builder.call(function, [start, value], fastmath=("reassoc",))
+        name, arguments = f"vector.reduce.fadd.{self.suffix}", [self.scalar(0.0), value]
+        return call_llvm(self.builder, name, self.scalar, arguments, fastmath=("reassoc",))
 
     def accumulate(
         self,
@@ -282,6 +268,15 @@ def copy_first(
         with part, builder.if_then(builder.icmp_signed(">", count, word(0))):
             name = f"minigrad.copy_first.{vector.count}x{itemsize}"
             call_apart(builder, name, [dst, src, count], copy_digits)
+
+
+def call_llvm(
+    builder: ir.IRBuilder, name: str, result: ir.Type, arguments: Sequence[Any], **flags: Any
+) -> Any:
+    """Call LLVM's intrinsic `name`, spelled with the types that it is for."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}")
+    return builder.call(function, arguments, **flags)
 
 
 def call_apart(

@@ -14,8 +14,9 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
+
+from minigrad.backend.cpu.vector.builder import call_llvm
 
 # `arcp` (divide by multiplying with the reciprocal) says nothing about a sum or product, `contract`
 # (fuse a product and a sum) nothing about a quotient.
@@ -45,15 +46,10 @@ class Value:
 
     def call(self, name: str, *others: Value | float) -> Value:
         """LLVM's intrinsic `name` of this value and `others`."""
-        kind = self.value.type
         suffix = "f64" if self.is_double else "f32"
-        function = cgutils.get_or_insert_function(
-            self.builder.module,
-            ir.FunctionType(kind, [kind] * (1 + len(others))),
-            f"llvm.{name}.{suffix}",
-        )
         arguments = [self.value, *(self.of(x).value for x in others)]
-        return Value(self.builder, self.builder.call(function, arguments))
+        result = call_llvm(self.builder, f"{name}.{suffix}", self.value.type, arguments)
+        return Value(self.builder, result)
 
     # Floating point
 

@@ -10,86 +10,82 @@ from __future__ import annotations
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
+from minigrad.backend.cpu.vector.builder import call_llvm
+
 _NUMBA = {
+    "bool": types.boolean,
     "uint8": types.uint8,
     "int32": types.int32,
     "int64": types.int64,
     "float32": types.float32,
     "float64": types.float64,
 }
+_BYTE = ir.IntType(8)
+
+# Loop nests tell LLVM which accesses cannot overlap, since it does not vectorize a loop that needs
+# more than a few run-time overlap checks. Every read of an input is in one scope, every output or
+# scratch array in a scope of its own.
+SCOPES = 16
+_INPUTS, *_ARRAYS = ("minigrad inputs", *(f"minigrad array {k}" for k in range(SCOPES)))
 
 
-def _make_load(name: str):
+def _mark(builder, instruction, scope: str | None) -> None:
+    """Say that an access belongs to an alias scope, and so overlaps none of another's."""
+    if scope is None:
+        return
+    module = builder.module
+    domain = module.add_metadata(["minigrad"])
+    scopes = {name: module.add_metadata([name, domain]) for name in (_INPUTS, *_ARRAYS)}
+    others = [other for name, other in scopes.items() if name != scope]
+    instruction.set_metadata("alias.scope", module.add_metadata([scopes[scope]]))
+    instruction.set_metadata("noalias", module.add_metadata(others))
+
+
+def _accesses(name: str, scope: str | None = None):
+    """A load and a store of dtype `name`, perhaps in an alias scope.
+
+    A bool is one byte in memory: True is stored as 1, and any nonzero byte reads as True.
+    """
     numba_type = _NUMBA[name]
+    is_bool = name == "bool"
+    align = 1 if is_bool else numba_type.bitwidth // 8
+
+    def pointer_to(context, builder, address, index):
+        llvm = _BYTE if is_bool else context.get_value_type(numba_type)
+        return builder.gep(builder.inttoptr(address, llvm.as_pointer()), [index])
 
     @intrinsic
     def load(typingctx, address, index):
-        signature = numba_type(types.intp, types.intp)
-
         def codegen(context, builder, signature, args):
-            llvm = context.get_value_type(numba_type)
-            pointer = builder.gep(builder.inttoptr(args[0], llvm.as_pointer()), [args[1]])
-            return builder.load(pointer, align=numba_type.bitwidth // 8)
+            value = builder.load(pointer_to(context, builder, *args), align=align)
+            _mark(builder, value, scope)
+            if is_bool:
+                value = builder.icmp_unsigned("!=", value, ir.Constant(_BYTE, 0))
+            return value
 
-        return signature, codegen
-
-    return load
-
-
-def _make_store(name: str):
-    numba_type = _NUMBA[name]
+        return numba_type(types.intp, types.intp), codegen
 
     @intrinsic
     def store(typingctx, address, index, value):
-        signature = types.void(types.intp, types.intp, numba_type)
-
         def codegen(context, builder, signature, args):
-            base = builder.inttoptr(args[0], args[2].type.as_pointer())
-            pointer = builder.gep(base, [args[1]])
-            builder.store(args[2], pointer, align=numba_type.bitwidth // 8)
+            pointer = pointer_to(context, builder, args[0], args[1])
+            stored = builder.zext(args[2], _BYTE) if is_bool else args[2]
+            _mark(builder, builder.store(stored, pointer, align=align), scope)
             return context.get_dummy_value()
 
-        return signature, codegen
+        return types.void(types.intp, types.intp, numba_type), codegen
 
-    return store
-
-
-load_uint8, store_uint8 = _make_load("uint8"), _make_store("uint8")
-load_int32, store_int32 = _make_load("int32"), _make_store("int32")
-load_int64, store_int64 = _make_load("int64"), _make_store("int64")
-load_float32, store_float32 = _make_load("float32"), _make_store("float32")
-load_float64, store_float64 = _make_load("float64"), _make_store("float64")
+    return load, store
 
 
-@intrinsic
-def load_bool(typingctx, address, index):
-    """A bool is one byte in memory; any nonzero byte reads as True."""
-    signature = types.boolean(types.intp, types.intp)
-
-    def codegen(context, builder, signature, args):
-        byte = ir.IntType(8)
-        pointer = builder.gep(builder.inttoptr(args[0], byte.as_pointer()), [args[1]])
-        value = builder.load(pointer, align=1)
-        return builder.icmp_unsigned("!=", value, ir.Constant(byte, 0))
-
-    return signature, codegen
-
-
-@intrinsic
-def store_bool(typingctx, address, index, value):
-    """Store True as the byte 1 and False as 0."""
-    signature = types.void(types.intp, types.intp, types.boolean)
-
-    def codegen(context, builder, signature, args):
-        byte = ir.IntType(8)
-        pointer = builder.gep(builder.inttoptr(args[0], byte.as_pointer()), [args[1]])
-        builder.store(builder.zext(args[2], byte), pointer, align=1)
-        return context.get_dummy_value()
-
-    return signature, codegen
+for _name in _NUMBA:
+    globals()[f"load_{_name}"], globals()[f"store_{_name}"] = _accesses(_name)
+    globals()[f"read_{_name}"], _ = _accesses(_name, _INPUTS)
+    for _k, _scope in enumerate(_ARRAYS):
+        _load, _store = _accesses(_name, _scope)
+        globals()[f"reread_{_name}_{_k}"], globals()[f"write_{_name}_{_k}"] = _load, _store
 
 
 @intrinsic
@@ -109,68 +105,6 @@ def call_kernel(typingctx, address, table, begin, end):
     return signature, codegen
 
 
-# Loop nests tell LLVM which accesses cannot overlap, since it does not vectorize a loop that needs
-# more than a few run-time overlap checks. Every read of an input is in one scope, every output or
-# scratch array in a scope of its own.
-SCOPES = 16
-
-
-def _scope_metadata(module, own: str):
-    domain = module.add_metadata(["minigrad"])
-    scopes = {name: module.add_metadata([name, domain]) for name in _SCOPE_NAMES}
-    others = [scope for name, scope in scopes.items() if name != own]
-    return module.add_metadata([scopes[own]]), module.add_metadata(others)
-
-
-_SCOPE_NAMES = ("minigrad inputs", *(f"minigrad array {k}" for k in range(SCOPES)))
-
-
-def _make_scoped(name: str, scope: str):
-    """A load and a store of dtype `name` whose accesses belong to an alias scope."""
-    is_bool = name == "bool"
-    numba_type = types.boolean if is_bool else _NUMBA[name]
-    align = 1 if is_bool else _NUMBA[name].bitwidth // 8
-
-    def pointer_to(context, builder, address, index):
-        llvm = ir.IntType(8) if is_bool else context.get_value_type(numba_type)
-        return builder.gep(builder.inttoptr(address, llvm.as_pointer()), [index])
-
-    def mark(builder, instruction):
-        own, others = _scope_metadata(builder.module, scope)
-        instruction.set_metadata("alias.scope", own)
-        instruction.set_metadata("noalias", others)
-
-    @intrinsic
-    def load(typingctx, address, index):
-        def codegen(context, builder, signature, args):
-            value = builder.load(pointer_to(context, builder, *args), align=align)
-            mark(builder, value)
-            if is_bool:
-                value = builder.icmp_unsigned("!=", value, ir.Constant(value.type, 0))
-            return value
-
-        return numba_type(types.intp, types.intp), codegen
-
-    @intrinsic
-    def store(typingctx, address, index, value):
-        def codegen(context, builder, signature, args):
-            stored = builder.zext(args[2], ir.IntType(8)) if is_bool else args[2]
-            pointer = pointer_to(context, builder, args[0], args[1])
-            mark(builder, builder.store(stored, pointer, align=align))
-            return context.get_dummy_value()
-
-        return types.void(types.intp, types.intp, numba_type), codegen
-
-    return load, store
-
-
-for _name in ("bool", *_NUMBA):
-    globals()[f"read_{_name}"], _ = _make_scoped(_name, _SCOPE_NAMES[0])
-    for _k in range(SCOPES):
-        _load, _store = _make_scoped(_name, _SCOPE_NAMES[1 + _k])
-        globals()[f"reread_{_name}_{_k}"], globals()[f"write_{_name}_{_k}"] = _load, _store
-
-
 @intrinsic
 def select(typingctx, condition, a, b):
     """`a if condition else b` without a branch; both are evaluated."""
@@ -188,10 +122,7 @@ def _make_unary(llvm_name: str):
         def codegen(context, builder, signature, args):
             kind = args[0].type
             suffix = "f32" if isinstance(kind, ir.FloatType) else "f64"
-            callee = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(kind, [kind]), f"llvm.{llvm_name}.{suffix}"
-            )
-            return builder.call(callee, args)
+            return call_llvm(builder, f"{llvm_name}.{suffix}", kind, args)
 
         return x(x), codegen
 
@@ -209,13 +140,8 @@ def _make_extremum(comparison: str, llvm_name: str):
 
         def codegen(context, builder, signature, args):
             x, y = args
-            if isinstance(a, types.Float):  # LLVM knows this as a reduction; a compare, it does not
-                callee = cgutils.get_or_insert_function(
-                    builder.module,
-                    ir.FunctionType(x.type, [x.type, x.type]),
-                    f"llvm.{llvm_name}.f{a.bitwidth}",
-                )
-                return builder.call(callee, args)
+            if isinstance(a, types.Float):  # LLVM vectorizes a loop that reduces by this function
+                return call_llvm(builder, f"{llvm_name}.f{a.bitwidth}", x.type, args)
             compare = builder.icmp_signed if a.signed else builder.icmp_unsigned
             return builder.select(compare(comparison, x, y), x, y)
 
@@ -235,11 +161,9 @@ def _make_prefetch(writes: bool):
         signature = types.void(types.intp)
 
         def codegen(context, builder, signature, args):
-            pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-            kind = ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag])
-            callee = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-            flags = [ir.Constant(flag, n) for n in (int(writes), 3, 1)]  # keep it, it is data
-            builder.call(callee, [builder.inttoptr(args[0], pointer), *flags])
+            line = builder.inttoptr(args[0], _BYTE.as_pointer())
+            flags = [ir.IntType(32)(n) for n in (int(writes), 3, 1)]  # keep it, it is data
+            call_llvm(builder, "prefetch.p0", ir.VoidType(), [line, *flags])
             return context.get_dummy_value()
 
         return signature, codegen
@@ -252,7 +176,7 @@ prefetch_to_read, prefetch_to_write = _make_prefetch(False), _make_prefetch(True
 
 @intrinsic
 def accumulate(typingctx, total, value):
-    """Total + value, in any order: what lets a reduction vectorize."""
+    """total + value, in any order: what lets a reduction vectorize."""
     signature = total(total, total)
 
     def codegen(context, builder, signature, args):

@@ -16,7 +16,7 @@ from numba.core.datamodel import models
 from numba.core.datamodel.registry import register_default
 from numba.extending import intrinsic
 
-from minigrad.backend.cpu.vector.builder import copy_first
+from minigrad.backend.cpu.vector.builder import call_llvm, copy_first
 
 _WORD = ir.IntType(32)
 
@@ -62,11 +62,6 @@ def _suffix(vector: ir.VectorType) -> str:
     widths = {ir.FloatType: "f32", ir.DoubleType: "f64"}
     element = vector.element
     return f"v{vector.count}{widths.get(type(element)) or f'i{element.width}'}"
-
-
-def _declare(builder, name: str, result, arguments):
-    function = ir.FunctionType(result, arguments)
-    return cgutils.get_or_insert_function(builder.module, function, name)
 
 
 def _bytes_of(element) -> ir.Constant:
@@ -230,10 +225,7 @@ def _make_load(element: types.Type):
             pointer = _element_pointer(builder, args[0], args[1], vector.element)
             pointer = builder.bitcast(pointer, vector.as_pointer())
             arguments = [pointer, _bytes_of(vector.element), args[2], ir.Constant(vector, None)]
-            name = f"llvm.masked.load.{_suffix(vector)}.p0"
-            return builder.call(
-                _declare(builder, name, vector, [a.type for a in arguments]), arguments
-            )
+            return call_llvm(builder, f"masked.load.{_suffix(vector)}.p0", vector, arguments)
 
         return signature, codegen
 
@@ -266,10 +258,8 @@ def _make_gather(element: types.Type):
                 builder, args[0], args[1], args[2], vector.element, vector.count
             )
             arguments = [pointers, _bytes_of(vector.element), args[3], ir.Constant(vector, None)]
-            name = f"llvm.masked.gather.{_suffix(vector)}.v{vector.count}p0"
-            return builder.call(
-                _declare(builder, name, vector, [a.type for a in arguments]), arguments
-            )
+            name = f"masked.gather.{_suffix(vector)}.v{vector.count}p0"
+            return call_llvm(builder, name, vector, arguments)
 
         return signature, codegen
 
@@ -314,9 +304,8 @@ def scatter_first(typingctx, address, index, step, count, value):
                 )
                 mask = _below(builder, count, vector.count)
                 arguments = [value, pointers, _bytes_of(vector.element), mask]
-                name = f"llvm.masked.scatter.{_suffix(vector)}.v{vector.count}p0"
-                function = _declare(builder, name, ir.VoidType(), [a.type for a in arguments])
-                builder.call(function, arguments)
+                name = f"masked.scatter.{_suffix(vector)}.v{vector.count}p0"
+                call_llvm(builder, name, ir.VoidType(), arguments)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -334,8 +323,6 @@ def spill(typingctx, value):
     return types.intp(value), codegen
 
 
-load_lanes_uint8, gather_lanes_uint8 = _make_load(types.uint8), _make_gather(types.uint8)
-load_lanes_int32, gather_lanes_int32 = _make_load(types.int32), _make_gather(types.int32)
-load_lanes_int64, gather_lanes_int64 = _make_load(types.int64), _make_gather(types.int64)
-load_lanes_float32, gather_lanes_float32 = _make_load(types.float32), _make_gather(types.float32)
-load_lanes_float64, gather_lanes_float64 = _make_load(types.float64), _make_gather(types.float64)
+for _type in (types.uint8, types.int32, types.int64, types.float32, types.float64):
+    globals()[f"load_lanes_{_type}"] = _make_load(_type)
+    globals()[f"gather_lanes_{_type}"] = _make_gather(_type)

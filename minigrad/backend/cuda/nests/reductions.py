@@ -18,31 +18,24 @@ from math import prod
 
 from minigrad.backend.cuda.expressions import memory_type, register_type
 from minigrad.backend.cuda.nests.writer import CudaWriter
-from minigrad.backend.cuda.prelude import MOST_THREADS, THREADS
+from minigrad.backend.cuda.prelude import (
+    LEAST,
+    MOST_THREADS,
+    THREADS,
+    WARP,
+    floor_power_of_two,
+    power_of_two,
+    team_size,
+)
 from minigrad.backend.launch import Pointer, Program
 from minigrad.backend.loopnest import Access, LoopNest, Reduction
 
 BLOCK = 32  # packs, see [Note: sums]
-LEAST = 4  # packs that a thread of a team should have
 LONG = 1 << 15  # elements of a slice for which a team takes a multiprocessor: [Note: large teams]
-WARP = 32
-# Threads that one multiprocessor should have to hide the latency of memory, and blocks of a kernel
-# that is cut into parts.
-BUSY = 1024
-PART_BLOCKS = 8
+PART_BLOCKS = 8  # of one multiprocessor, in a kernel that is cut into parts
 # What a thread should have under way: bytes, and the most loads for them.
 UNDER_WAY = 64
 LOADS = 8
-
-
-def _power_of_two(n: int) -> int:
-    """The smallest power of two that is not less."""
-    return 1 << (max(n, 1) - 1).bit_length()
-
-
-def _floor_power_of_two(n: int) -> int:
-    """The largest power of two that is not more than n, or 1."""
-    return 1 << (max(n, 1).bit_length() - 1)
 
 
 class _Reducing(CudaWriter):
@@ -171,7 +164,7 @@ class _Reducing(CudaWriter):
         if loads:
             turns = min(turns, LOADS // len(loads), UNDER_WAY // nbytes)
         # Registers for more would only leave room for fewer threads.
-        self.line(f"#pragma unroll {_floor_power_of_two(turns) if loads else 1}")
+        self.line(f"#pragma unroll {floor_power_of_two(turns) if loads else 1}")
 
     def _result(
         self, n: int, r: Reduction, known: set[int], partial: Sequence[Access] | None
@@ -209,15 +202,11 @@ class Rows(_Reducing):
         """A team large enough to keep the chip busy, or as large as there are packs."""
         self.lanes = self.widest()
         packs = prod(self.nest.shape[a] for a in self.reduced) // self.lanes
-        team, most = 1, THREADS
+        most = THREADS
         if self.nest.passes > 1:
             most = MOST_THREADS if packs * self.lanes >= LONG else 2 * THREADS
-        while team < min(most, packs) and (
-            team * LEAST < packs or self.outer * team < BUSY * self.processors
-        ):
-            team *= 2
-        self.team = team
-        self.points = max(min(THREADS // team, _power_of_two(self.outer)), WARP // team, 1)
+        self.team = team = team_size(most, packs, self.outer, self.processors)
+        self.points = max(min(THREADS // team, power_of_two(self.outer)), WARP // team, 1)
 
     def locate(self) -> None:
         """Teams are runs of threads."""
@@ -234,12 +223,9 @@ class Columns(_Reducing):
     def shape(self) -> None:
         """As many columns as there are, up to a warp's; rows until the chip is busy."""
         packs = prod(self.nest.shape[a] for a in self.reduced)
-        team, most = 1, THREADS // min(WARP, _power_of_two(self.outer))
-        while team < min(most, packs) and (
-            team * LEAST < packs or self.outer * team < BUSY * self.processors
-        ):
-            team *= 2
-        self.points = min(THREADS // team, _power_of_two(self.outer))
+        most = THREADS // min(WARP, power_of_two(self.outer))
+        team = team_size(most, packs, self.outer, self.processors)
+        self.points = min(THREADS // team, power_of_two(self.outer))
         self.team = max(team, WARP // self.points)
 
     def locate(self) -> None:
