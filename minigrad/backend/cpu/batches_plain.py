@@ -1,7 +1,7 @@
 """From stored samples to a finished float32 batch, in plain Python.
 
-`minigrad.backend.cpu.augment` is the fast version of this; this one serves machines without Numba
-and is its oracle. No loop runs per pixel of bytes: columns move by strided slices, and bytes become
+The kernel in `batches` is the fast version of this; this one serves machines without Numba and is
+its oracle. No loop runs per pixel of bytes: columns move by strided slices, and bytes become
 floats by four table lookups, one for each byte of the float.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 from minigrad.backend.batches import Assembly
 
 
-class PlainAugment:
-    """An assembler for batches of one geometry, called as `Augment`."""
+class PlainAssembler:
+    """An assembler for batches of one geometry, called as `Assembler`."""
 
     def __init__(self, assembly: Assembly):
         self._assembly = assembly
