@@ -31,49 +31,80 @@ def worth_keeping(
         read, write: the cost of reading a kept value in one section, and of keeping it.
         fits: whether these values may be kept together; the last is the one in question.
     """
-
-    def needs(section: int, kept: dict[K, int]) -> tuple[set[K], set[K]]:
-        return _needed(sections[section], arguments, {k for k in kept if kept[k] < section})
-
-    def price(section: int, kept: dict[K, int]) -> float:
-        computed, found = needs(section, kept)
-        return sum(map(cost, computed)) + sum(map(read, found))
-
-    kept: dict[K, int] = {}  # value -> the section that keeps it
+    kept: dict[K, int] = {}  # with the section that keeps each
+    prices: list[dict[K, float]] = [{} for _ in sections]
+    changed: Iterable[int] = range(len(sections))
     while True:
-        computed_in: dict[K, list[int]] = {}
-        for section in range(len(sections)):
-            for k in needs(section, kept)[0]:
-                computed_in.setdefault(k, []).append(section)
-        now = [price(section, kept) for section in range(len(sections))]
-        best: tuple[float, K] | None = None
-        for k, places in computed_in.items():
-            if len(places) < 2 or k in kept or not fits([*kept, k]):
-                continue
-            after = {**kept, k: places[0]}
-            saved = sum(now[s] - price(s, after) for s in places[1:]) - write(k)
-            if saved > 0 and (best is None or saved > best[0]):
-                best = saved, k
+        for s in changed:
+            earlier = {k for k, keeper in kept.items() if keeper < s}
+            prices[s] = _prices(sections[s], arguments, cost, read, earlier)
+        where: dict[K, list[int]] = {}
+        for s, priced in enumerate(prices):
+            for k in priced:
+                where.setdefault(k, []).append(s)
+        saved = {
+            k: sum(prices[s][k] - read(k) for s in others) - write(k)
+            for k, (_, *others) in where.items()
+            if others and k not in kept
+        }
+        falling = sorted(saved, key=lambda k: -saved[k])
+        best = next((k for k in falling if saved[k] > 0 and fits([*kept, k])), None)
         if best is None:
-            used = set().union(*(needs(s, kept)[1] for s in range(len(sections))))
-            return [k for k in kept if k in used]
-        kept[best[1]] = computed_in[best[1]][0]
+            return [k for k, keeper in kept.items() if any(k in p for p in prices[keeper + 1 :])]
+        kept[best], *changed = where[best]
 
 
-def _needed(
-    roots: Sequence[K], arguments: Callable[[K], Iterable[K]], at_hand: set[K]
-) -> tuple[set[K], set[K]]:
-    """What a section computes, and what it reads of the values that earlier ones kept."""
-    computed: set[K] = set()
-    found: set[K] = set()
-    stack = list(roots)
+def _prices(
+    roots: Sequence[K],
+    arguments: Callable[[K], Iterable[K]],
+    cost: Callable[[K], float],
+    read: Callable[[K], float],
+    kept: set[K],
+) -> dict[K, float]:
+    """For each value that a section needs, what it spends on it and on what only it needs.
+
+    What only a value needs are those that every path from a root reaches through it: the values
+    below it in the tree of dominators, which is built here with the users of a value before it.
+    """
+
+    def needed(k: K) -> Iterable[K]:
+        return () if k in kept else arguments(k)
+
+    order = _users_first(roots, needed)
+    rank: dict[K | None, int] = {k: i for i, k in enumerate([None, *order])}
+    above: dict[K | None, K | None] = dict.fromkeys(roots)  # in the tree; None above the highest
+
+    def common(a: K | None, b: K | None) -> K | None:
+        while a != b:
+            if rank[a] > rank[b]:
+                a = above[a]
+            else:
+                b = above[b]
+        return a
+
+    for k in order:
+        for n in needed(k):
+            above[n] = common(above[n], k) if n in above else k
+    prices = {k: read(k) if k in kept else cost(k) for k in order}
+    for k in reversed(order):
+        user = above[k]
+        if user is not None:
+            prices[user] += prices[k]
+    return prices
+
+
+def _users_first(roots: Iterable[K], arguments: Callable[[K], Iterable[K]]) -> list[K]:
+    """All that the roots need, each value after those that it is an argument of."""
+    order: list[K] = []
+    entered: set[K] = set()
+    stack = [(k, False) for k in roots]
     while stack:
-        k = stack.pop()
-        if k in computed or k in found:
-            continue
-        if k in at_hand:
-            found.add(k)
-        else:
-            computed.add(k)
-            stack.extend(arguments(k))
-    return computed, found
+        k, left = stack.pop()
+        if left:
+            order.append(k)
+        elif k not in entered:
+            entered.add(k)
+            stack.append((k, True))
+            stack += [(n, False) for n in arguments(k)]
+    order.reverse()
+    return order
