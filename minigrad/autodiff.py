@@ -26,6 +26,9 @@ def gradients(
 
     `unreached` says what an input that no output depends on gets: "error", "zero" or "none".
     `trace` receives the total cotangent of every node on the way.
+
+    This is one function on purpose, though it has many branches: the walk is the chain rule, and
+    each branch is a reason why a node gets no cotangent.
     """
     targets = {n.id for n in inputs}
     on_path, undifferentiable = _paths(outputs, targets)

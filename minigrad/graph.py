@@ -52,24 +52,22 @@ class Primitive:
 
 
 class Node:
-    """An immutable value of the graph. `storage` caches it once computed."""
+    """A value of the graph: an op applied to inputs. The value never changes.
+
+    What else does:
+
+    * `storage` is set when the value has been computed. A computed node that no gradient reaches
+      then forgets its inputs, and `op` becomes `stored` (`forget`).
+    * `handles`, `owner` and `rebound` count and name the Tensors that stand for the node.
+    * `id` grows in the order of building, so a node's is higher than those of its inputs. A leaf
+      that one Tensor alone refers to gets a new one when it becomes another value (`renew`).
+    * `needs_grad` and `derivative_order` are set for some nodes right after they are built, before
+      anything refers to them: by `variable`, and by what builds a graph in place of another.
+    """
 
     __slots__ = (
-        "__weakref__",
-        "attrs",
-        "derivative_order",
-        "device",
-        "dtype",
-        "handles",
-        "id",
-        "inputs",
-        "needs_grad",
-        "op",
-        "owner",
-        "rebound",
-        "shape",
-        "site",
-        "storage",
+        *("__weakref__", "id", "op", "inputs", "attrs", "shape", "dtype", "device", "site"),
+        *("needs_grad", "derivative_order", "storage", "handles", "owner", "rebound"),
     )
 
     def __init__(
@@ -96,7 +94,7 @@ class Node:
         self.storage: Any = None
         self.handles = 0  # live Tensors; a node with one is kept when its graph is computed
         self.owner: Any = None  # weak reference to the Tensor that a leaf belongs to
-        self.rebound = 0  # Tensors that stood for this node and were given another
+        self.rebound = 0  # how often a Tensor that stood for this node was assigned another
         self.site: Site | None = context.site or user_site()
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from observing import Watch
 from test_compiler import check, random_tensor, standardized
@@ -224,6 +226,34 @@ class TestWorthKeeping:
 
     def test_one_section_keeps_nothing(self):
         assert self.kept(["cde"], dict.fromkeys("abcde", 100.0)) == []
+
+    @pytest.mark.parametrize("seed", range(40))
+    def test_each_choice_saves_most(self, seed):
+        """Against the definition: what all sections pay, with a value kept and without."""
+        draw = random.Random(seed)
+        below = [draw.choices(range(k), k=draw.randint(0, 3)) if k else [] for k in range(20)]
+        sections = [draw.choices(range(20), k=2) for _ in range(4)]
+        cost = [draw.uniform(0, 20) for _ in below]
+
+        def price(kept):
+            total, keeper = 2.0 * len(kept), {}
+            for s, roots in enumerate(sections):
+                needed, stack = set(), list(roots)
+                while stack:
+                    k = stack.pop()
+                    if k not in needed:
+                        needed.add(k)
+                        stack += [] if k in keeper else below[k]
+                total += sum(1.0 if k in keeper else cost[k] for k in needed)
+                keeper |= {k: s for k in needed if k in kept}
+            return total
+
+        found = worth_keeping(
+            sections, below.__getitem__, cost.__getitem__, lambda k: 1.0, lambda k: 2.0,
+            lambda kept: len(kept) == 1,
+        )  # fmt: skip
+        best = min(range(20), key=lambda k: price([k]))
+        assert found == ([best] if price([best]) < price([]) else [])
 
     def test_what_does_not_fit_is_not_kept(self):
         cost = dict.fromkeys("abcde", 50.0)

@@ -16,10 +16,11 @@ from minigrad.compiler.layout import Index, identity_index, source_index
 from minigrad.compiler.materialize import Placement
 from minigrad.graph import Node, Shape
 
-MOST_ROOTS = 8
+MOST_ROOTS = 8  # nodes that one kernel stores
 # Below this many points a nest that runs on one core is no loss.
 SMALL = 1 << 14
-# A full-size array that two kernels would each read is worth fusing for.
+# How many of the last kernels a node may join because both read the same array. Beside these it may
+# join any kernel that makes what it reads.
 LOOK_BACK = 12
 
 

@@ -37,7 +37,6 @@ class Placement:
         self.inputs: list[Node] = []
         self.placed: list[Node] = []  # stored by this plan
         self._operands: dict[int, Operand | None] = {}
-        self._bases: dict[int, int] = {}
         self._sources: dict[int, frozenset[int]] = {}
         self._work: dict[int, frozenset[int]] = {}
         for node in nodes:

@@ -178,7 +178,8 @@ class Guard:
         value: Any = inspect.getattr_static(owner, attribute, None)
         own = not isinstance(owner, type) and attribute in getattr(owner, "__dict__", ())
         if own or isinstance(value, MemberDescriptorType) or not hasattr(value, "__get__"):
-            # A plain value with the name of a method that is called is another object's.
+            # The code calls a method of this name. A number or text cannot be called, so the code
+            # means another object's, and this one is not watched.
             if attribute in self._read or not isinstance(value, _PLAIN):
                 self._watch_attribute(owner, attribute, name)
             return
