@@ -265,3 +265,23 @@ def test_importing_minigrad_loads_no_array_library(record_property):
     print(f"python -c 'import minigrad', best of 5: {min(seconds):.3f} s")  # noqa: T201
     heavy = {"numpy", "numba", "llvmlite", "cupy", "torch", "scipy", "matplotlib", "layers"}
     assert not heavy & set(loaded.stdout.split())
+
+
+ARCHITECTURE = (ROOT / "minigrad" / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_room_is_in_the_table_of_rooms():
+    table = ARCHITECTURE.split("## Rooms")[1].split("## ")[0]
+    named = set(re.findall(r"`([a-z_/]+(?:\.py)?)`", table))
+    folder = ROOT / "minigrad"
+    rooms = {f"{p.name}/" for p in folder.iterdir() if (p / "__init__.py").exists()}
+    rooms |= {p.name for p in folder.glob("*.py")} - {"__init__.py"} | {"layers/"}
+    assert not rooms - named, f"add to the table in minigrad/README.md: {sorted(rooms - named)}"
+
+
+def test_files_that_the_description_names_exist():
+    rooms = [ROOT, *(p for p in (ROOT / "minigrad").rglob("*") if p.is_dir()), ROOT / "minigrad"]
+    named = set(re.findall(r"`([\w/]+\.py)`", ARCHITECTURE))
+    missing = [name for name in named if not any((room / name).exists() for room in rooms)]
+    assert len(named) > 40
+    assert not missing, missing

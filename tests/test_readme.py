@@ -1,13 +1,16 @@
-"""The README's Python examples run and print what they say."""
+"""The Python examples of both READMEs run and print what they say."""
 
 import doctest
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+import pytest
+
+ROOT = Path(__file__).parents[1]
 
 
-def test_examples_in_the_readme():
+@pytest.mark.parametrize(("path", "least"), [("README.md", 20), ("minigrad/README.md", 5)])
+def test_examples_run(path, least):
     options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-    results = doctest.testfile(str(README), module_relative=False, optionflags=options)
-    assert results.attempted > 20
+    results = doctest.testfile(str(ROOT / path), module_relative=False, optionflags=options)
+    assert results.attempted > least
     assert not results.failed
