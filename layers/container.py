@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import prod
 from typing import Self, cast, overload
 
 import minigrad as mg
@@ -96,7 +97,5 @@ class Flatten(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first, last = self.start_dim % x.ndim, self.end_dim % x.ndim
-        size = 1
-        for extent in x.shape[first : last + 1]:
-            size *= extent
+        size = prod(x.shape[first : last + 1])
         return x.reshape((*x.shape[:first], size, *x.shape[last + 1 :]))

@@ -15,6 +15,11 @@ import minigrad as mg
 from minigrad import Tensor
 from minigrad.random import Generator
 
+GAINS = {
+    "linear": 1.0, "identity": 1.0, "conv2d": 1.0, "sigmoid": 1.0,
+    "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4,
+}  # fmt: skip
+
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight (out, in, *kernel): inputs per output, and the reverse."""
@@ -29,16 +34,10 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def gain(nonlinearity: str, a: float | None = None) -> float:
     """The factor on the standard deviation that a nonlinearity needs; `a` is leaky ReLU's slope."""
-    if nonlinearity in ("linear", "sigmoid", "conv2d", "identity"):
-        return 1.0
-    if nonlinearity == "tanh":
-        return 5 / 3
-    if nonlinearity == "relu":
-        return math.sqrt(2)
     if nonlinearity == "leaky_relu":
         return math.sqrt(2 / (1 + (0.01 if a is None else a) ** 2))
-    if nonlinearity == "selu":
-        return 3 / 4
+    if nonlinearity in GAINS:
+        return GAINS[nonlinearity]
     raise ValueError(
         f"init.gain: expected one of linear, conv2d, sigmoid, tanh, relu, leaky_relu, selu, "
         f"got {nonlinearity!r}."
@@ -47,8 +46,7 @@ def gain(nonlinearity: str, a: float | None = None) -> float:
 
 def constant(tensor: Tensor, value: float) -> Tensor:
     """Every element is `value`."""
-    tensor.assign(mg.full(tensor.shape, value, dtype=tensor.dtype, device=tensor.device))
-    return tensor
+    return tensor.assign(mg.full_like(tensor, value))
 
 
 def zeros(tensor: Tensor) -> Tensor:
@@ -65,34 +63,16 @@ def uniform(
     tensor: Tensor, low: float = 0.0, high: float = 1.0, generator: Generator | None = None
 ) -> Tensor:
     """U(low, high)."""
-    tensor.assign(
-        mg.random.uniform(
-            tensor.shape,
-            low=low,
-            high=high,
-            dtype=tensor.dtype,
-            device=tensor.device,
-            generator=generator,
-        )
-    )
-    return tensor
+    x = mg.random.uniform(tensor.shape, low, high, tensor.dtype, tensor.device, generator=generator)
+    return tensor.assign(x)
 
 
 def normal(
     tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None
 ) -> Tensor:
     """N(mean, std^2)."""
-    tensor.assign(
-        mg.random.normal(
-            tensor.shape,
-            mean=mean,
-            std=std,
-            dtype=tensor.dtype,
-            device=tensor.device,
-            generator=generator,
-        )
-    )
-    return tensor
+    x = mg.random.normal(tensor.shape, mean, std, tensor.dtype, tensor.device, generator=generator)
+    return tensor.assign(x)
 
 
 def xavier_uniform(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
@@ -168,5 +148,4 @@ def orthogonal(tensor: Tensor, gain: float = 1.0, generator: Generator | None = 
     matrix = mg.stack(basis)
     if rows > columns:
         matrix = matrix.T
-    tensor.assign((gain * matrix).reshape(tensor.shape).astype(tensor.dtype))
-    return tensor
+    return tensor.assign((gain * matrix).reshape(tensor.shape).astype(tensor.dtype))

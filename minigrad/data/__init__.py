@@ -3,29 +3,22 @@
 Importing this package touches neither a backend nor the network.
 """
 
-from minigrad.data.cifar10 import CIFAR10
-from minigrad.data.dataset import ImageDataset, TensorDataset
-from minigrad.data.digits import Digits
-from minigrad.data.idx import IDX, MNIST, FashionMNIST, IDXDataset
-from minigrad.data.loader import DataLoader
-from minigrad.data.moments import PooledMoments
-from minigrad.data.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip
-from minigrad.data.whitening import Whitening
+from minigrad.data import cifar10, dataset, digits, idx, loader, moments, transforms, whitening
+from minigrad.data.cifar10 import *
+from minigrad.data.dataset import *
+from minigrad.data.digits import *
+from minigrad.data.idx import *
+from minigrad.data.loader import *
+from minigrad.data.moments import *
+from minigrad.data.transforms import *
+from minigrad.data.whitening import *
 
-__all__ = [
-    "CIFAR10",
-    "IDX",
-    "MNIST",
-    "Compose",
-    "DataLoader",
-    "Digits",
-    "FashionMNIST",
-    "IDXDataset",
-    "ImageDataset",
-    "Normalize",
-    "PooledMoments",
-    "RandomCrop",
-    "RandomHorizontalFlip",
-    "TensorDataset",
-    "Whitening",
-]
+__all__: list[str] = []
+__all__ += cifar10.__all__
+__all__ += dataset.__all__
+__all__ += digits.__all__
+__all__ += idx.__all__
+__all__ += loader.__all__
+__all__ += moments.__all__
+__all__ += transforms.__all__
+__all__ += whitening.__all__

@@ -11,6 +11,8 @@ from minigrad.data.dataset import ImageDataset, shaped
 from minigrad.data.download import fetch
 from minigrad.errors import DataError
 
+__all__ = ["CIFAR10"]
+
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 FOLDER = "cifar-10-batches-bin"
@@ -21,17 +23,8 @@ RECORDS = 10_000  # images per file
 SHAPE = (3, 32, 32)
 PIXELS = 3 * 32 * 32
 CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
 
 
 class CIFAR10(ImageDataset):

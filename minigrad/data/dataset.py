@@ -13,6 +13,8 @@ from minigrad.execution.compute import export_bytes
 from minigrad.interop.encoding import decode
 from minigrad.tensor_base import TensorBase
 
+__all__ = ["ImageDataset", "TensorDataset"]
+
 Shape = tuple[int, ...]
 
 _INTEGERS = "bBhHiIlLqQnN?"

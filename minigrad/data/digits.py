@@ -8,6 +8,8 @@ from pathlib import Path
 
 from minigrad.data.dataset import ImageDataset, shaped
 
+__all__ = ["Digits"]
+
 COUNT = 1797
 TEST_COUNT = 360
 SIDE = 8  # pixels

@@ -77,11 +77,10 @@ def _md5():
 
 
 def _file_md5(path: Path) -> str:
-    digest = _md5()
+    import hashlib
+
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, _md5).hexdigest()
 
 
 def _check(caller: str, got: str, expected: str, advice: str) -> None:

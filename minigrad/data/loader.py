@@ -19,6 +19,8 @@ from minigrad.execution.batches import BatchAssembler
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
+__all__ = ["DataLoader"]
+
 
 class Batch(NamedTuple):
     """A batch on its way to the device."""

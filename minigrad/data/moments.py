@@ -12,6 +12,8 @@ from minigrad.functions.statistical import sum as sum_of
 from minigrad.nn import centre
 from minigrad.tensor import Tensor
 
+__all__ = ["PooledMoments"]
+
 
 class PooledMoments:
     """The moments of all rows that were added, as if they had come at once.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
 from minigrad.backend.batches import Assembly
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from random import Random
 
     from minigrad.tensor import Tensor
+
+__all__ = ["Compose", "Normalize", "RandomCrop", "RandomHorizontalFlip"]
 
 
 class Normalize:
@@ -152,58 +155,59 @@ def plan_batches(transform: Any, shape: tuple[int, ...], full_scale: float) -> B
         ValueError: a transform does not fit the images, or cannot be merged into one pass.
         TypeError: something that is no transform.
     """
-    is_image = len(shape) == 3
-    size = 1
-    for n in shape:
-        size *= n
-    geometry = cast("tuple[int, int, int]", shape if is_image else (1, 1, size))
-    channels, height, width = geometry
-    scale, shift = [1 / full_scale] * channels, [0.0] * channels
-    crop: RandomCrop | None = None
-    flip: RandomHorizontalFlip | None = None
-    after: list[Callable[[Any], Any]] = []
-    for step in _flattened(transform):
-        if isinstance(step, RandomCrop | RandomHorizontalFlip):
-            if not is_image:
-                raise ValueError(f"{step}: expected samples (C, H, W), got shape {shape}.")
-            if after:
-                raise ValueError(
-                    f"{step}: expected to stand before {after[0]!r}, which works on whole tensors. "
-                    "Put crops and flips first."
-                )
-        if isinstance(step, RandomCrop):
-            crop = _only(crop, step)
-        elif isinstance(step, RandomHorizontalFlip):
-            flip = _only(flip, step)
-        elif isinstance(step, Normalize) and not after:
-            means, stds = (_per_channel(step, v, channels) for v in (step.mean, step.std))
-            scale = [a / s for a, s in zip(scale, stds, strict=True)]
-            shift = [(b - m) / s for b, m, s in zip(shift, means, stds, strict=True)]
-        elif callable(step):
-            after.append(step)
-        else:
-            raise TypeError(f"transform: expected a callable on a batch, got {step!r}.")
-    window, places, padding = (height, width), (1, 1), 0
-    if crop is not None:
-        window, padding = crop.size, crop.padding
-        places = (height + 2 * padding - window[0] + 1, width + 2 * padding - window[1] + 1)
-        if min(places) < 1:
+    steps = _flattened(transform)
+    for kind in (RandomCrop, RandomHorizontalFlip):
+        found = [str(step) for step in steps if isinstance(step, kind)]
+        if len(found) > 1:
+            raise ValueError(f"transform: expected one {kind.__name__}, got {', '.join(found)}.")
+    channels, height, width = shape if len(shape) == 3 else (1, 1, prod(shape))
+    plan = BatchPlan(
+        (channels, height, width), shape, (1 / full_scale,) * channels, (0.0,) * channels,
+        crop=(height, width),
+    )  # fmt: skip
+    for step in steps:
+        plan = replace(plan, **_changes(plan, step))
+    return plan
+
+
+def _changes(plan: BatchPlan, step: Any) -> dict[str, Any]:
+    """The attributes of a plan that one more transform changes."""
+    if isinstance(step, RandomCrop | RandomHorizontalFlip):
+        if len(plan.shape) != 3:
+            raise ValueError(f"{step}: expected samples (C, H, W), got shape {plan.shape}.")
+        if plan.after:
             raise ValueError(
-                f"{crop}: expected a window within the padded image "
-                f"{(height + 2 * padding, width + 2 * padding)}, got {window}. "
-                "Use a smaller size or more padding."
+                f"{step}: expected to stand before {plan.after[0]!r}, which works on whole "
+                "tensors. Put crops and flips first."
             )
-    return BatchPlan(
-        geometry=geometry,
-        shape=(channels, *window) if is_image else shape,
-        scale=tuple(scale),
-        shift=tuple(shift),
-        crop=window,
-        places=places,
-        padding=padding,
-        flip=round(flip.p * 65536) if flip else 0,
-        after=tuple(after),
-    )
+        return (
+            _cropped(plan, step)
+            if isinstance(step, RandomCrop)
+            else {"flip": round(step.p * 65536)}
+        )
+    if isinstance(step, Normalize) and not plan.after:
+        means, stds = (_per_channel(step, v, len(plan.scale)) for v in (step.mean, step.std))
+        shifted = zip(plan.shift, means, stds, strict=True)
+        return {
+            "scale": tuple(a / s for a, s in zip(plan.scale, stds, strict=True)),
+            "shift": tuple((b - m) / s for b, m, s in shifted),
+        }
+    if callable(step):
+        return {"after": (*plan.after, step)}
+    raise TypeError(f"transform: expected a callable on a batch, got {step!r}.")
+
+
+def _cropped(plan: BatchPlan, step: RandomCrop) -> dict[str, Any]:
+    channels, *sides = plan.geometry
+    padded = tuple(side + 2 * step.padding for side in sides)
+    places = tuple(side - n + 1 for side, n in zip(padded, step.size, strict=True))
+    if min(places) < 1:
+        raise ValueError(
+            f"{step}: expected a window within the padded image {padded}, got {step.size}. "
+            "Use a smaller size or more padding."
+        )
+    shape = (channels, *step.size)
+    return {"shape": shape, "crop": step.size, "places": places, "padding": step.padding}
 
 
 def _flattened(transform: Any) -> list[Any]:
@@ -212,12 +216,6 @@ def _flattened(transform: Any) -> list[Any]:
     if isinstance(transform, Compose):
         return [step for part in transform.transforms for step in _flattened(part)]
     return [transform]
-
-
-def _only(earlier: Any, step: Any) -> Any:
-    if earlier is not None:
-        raise ValueError(f"transform: expected one {type(step).__name__}, got {earlier}, {step}.")
-    return step
 
 
 def _per_channel(step: Normalize, values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -14,6 +14,8 @@ from minigrad.functions import max as max_of
 from minigrad.functions import moveaxis, sqrt, where
 from minigrad.tensor import Tensor
 
+__all__ = ["Whitening"]
+
 SEPARATE = ("mean", "zscore")  # each feature by itself
 KINDS = (*SEPARATE, "rotate", "pca", "zca")
 

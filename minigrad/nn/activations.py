@@ -44,19 +44,19 @@ def relu(x: Tensor) -> Tensor:
 
 
 def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
-    """X where x > 0, negative_slope * x elsewhere."""
+    """x where x > 0, negative_slope * x elsewhere."""
     node = floating("leaky_relu", x)
     return wrap(_piecewise(node, node * negative_slope, node))
 
 
 def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
-    """X where x > 0, alpha * (exp(x) - 1) elsewhere. Clevert et al. 2016, arXiv:1511.07289."""
+    """x where x > 0, alpha * (exp(x) - 1) elsewhere. Clevert et al. 2016, arXiv:1511.07289."""
     node = floating("elu", x)
     return wrap(_piecewise(node, _expm1_below_zero(node) * alpha, node))
 
 
 def selu(x: Tensor) -> Tensor:
-    """Scale * elu(x, alpha), the constants that keep mean 0 and variance 1. arXiv:1706.02515."""
+    """scale * elu(x, alpha), the constants that keep mean 0 and variance 1. arXiv:1706.02515."""
     alpha, scale = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
     node = floating("selu", x)
     return wrap(_piecewise(node, _expm1_below_zero(node) * alpha, node) * scale)
@@ -68,7 +68,7 @@ def _expm1_below_zero(x: Node) -> Node:
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """X times the normal distribution function of x: 0.5 * x * (1 + erf(x / sqrt(2))).
+    """x times the normal distribution function of x: 0.5 * x * (1 + erf(x / sqrt(2))).
 
     `approximate="tanh"`: 0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))).
     Source: Hendrycks & Gimpel 2016, arXiv:1606.08415.
@@ -88,7 +88,7 @@ def sigmoid(x: Tensor) -> Tensor:
 
 
 def silu(x: Tensor) -> Tensor:
-    """X * sigmoid(x), also called swish."""
+    """x * sigmoid(x), also called swish."""
     node = floating("silu", x)
     return wrap(node * ops.sigmoid(node))
 

@@ -20,7 +20,7 @@ __all__ = ["conv2d", "conv_transpose2d", "linear"]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """X @ weight.T + bias.
+    """x @ weight.T + bias.
 
     Shapes: x (..., in), weight (out, in), bias (out,) -> (..., out).
     Raises: ValueError if x's last axis is not `in`.

@@ -1,10 +1,15 @@
 """Optimizers and learning-rate schedules, with PyTorch's names and defaults."""
 
-from minigrad.optim import lr_scheduler
-from minigrad.optim.adagrad import Adagrad
-from minigrad.optim.adam import Adam, AdamW
-from minigrad.optim.optimizer import Optimizer
-from minigrad.optim.rmsprop import RMSprop
-from minigrad.optim.sgd import SGD
+from minigrad.optim import adagrad, adam, lr_scheduler, optimizer, rmsprop, sgd
+from minigrad.optim.adagrad import *
+from minigrad.optim.adam import *
+from minigrad.optim.optimizer import *
+from minigrad.optim.rmsprop import *
+from minigrad.optim.sgd import *
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "lr_scheduler"]
+__all__: list[str] = ["lr_scheduler"]
+__all__ += adagrad.__all__
+__all__ += adam.__all__
+__all__ += optimizer.__all__
+__all__ += rmsprop.__all__
+__all__ += sgd.__all__

@@ -8,6 +8,8 @@ from minigrad.functions.elementwise import maximum, sqrt
 from minigrad.optim.optimizer import Group, Optimizer, State
 from minigrad.tensor import Tensor
 
+__all__ = ["Adam", "AdamW"]
+
 
 class Adam(Optimizer):
     """Steps of the size of the rate, from running moments of the gradient.

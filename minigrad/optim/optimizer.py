@@ -22,6 +22,8 @@ from minigrad.execution.compute import capturing, evaluate
 from minigrad.execution.modes import no_grad
 from minigrad.tensor import Tensor
 
+__all__ = ["Optimizer"]
+
 Group = dict[str, Any]
 State = dict[str, Tensor]
 

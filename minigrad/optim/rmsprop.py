@@ -8,6 +8,8 @@ from minigrad.functions.elementwise import sqrt
 from minigrad.optim.optimizer import Group, Optimizer, State
 from minigrad.tensor import Tensor
 
+__all__ = ["RMSprop"]
+
 
 class RMSprop(Optimizer):
     """The gradient over the root of its running mean square.

@@ -8,6 +8,8 @@ from minigrad.functions.elementwise import where
 from minigrad.optim.optimizer import Group, Optimizer, State
 from minigrad.tensor import Tensor
 
+__all__ = ["SGD"]
+
 
 class SGD(Optimizer):
     """Gradient descent with momentum, weight decay, and Nesterov's look-ahead.
