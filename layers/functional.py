@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from layers.module import Buffer, Module, Parameter
+from layers.module import Module
 from minigrad import Tensor
 
 __all__ = ["functional_call"]
@@ -34,8 +34,9 @@ def functional_call(module: Module, state: Mapping[str, Tensor], *args: Any, **k
     try:
         for path, value in state.items():
             parent, _, name = path.rpartition(".")
-            old = getattr(modules.get(parent), name, None)
-            if not isinstance(old, Parameter | Buffer) or old.shape != value.shape:
+            old = vars(modules[parent]).get(name) if parent in modules else None
+            # A plain Tensor is what a call around this one has put there.
+            if not isinstance(old, Tensor) or old.shape != value.shape:
                 expected = "a name of the state" if old is None else f"shape {old.shape}"
                 raise ValueError(
                     f"functional_call: expected {expected}, got {path!r} of shape {value.shape}. "

@@ -6,6 +6,7 @@ the 2015 paper's own listing, and the closed form of the second derivative.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import minigrad as mg
@@ -62,3 +63,41 @@ def second_derivative(
     p, q = mean(u * xhat), mean(g * xhat)
     dx = -scale * inv * (xhat / m * s + q * jacobian(u) + p * jacobian(g))
     return SecondGradients(dx, flat(s), scale * jacobian(u))
+
+
+# Other normalizations: value and first gradients by hand.
+
+
+def standardization(x: Tensor, g: Tensor, axes: tuple[int, ...], eps: float) -> list[Tensor]:
+    """x_hat over `axes`, and J g with its symmetric Jacobian J."""
+
+    def mean(v: Tensor) -> Tensor:
+        return mg.mean(v, axis=axes, keepdims=True)
+
+    centred = x - mean(x)
+    inv = 1 / mg.sqrt(mean(centred * centred) + eps)
+    xhat = centred * inv
+    return [xhat, inv * (g - mean(g) - xhat * mean(g * xhat))]
+
+
+def weight_norm(v: Tensor, g: Tensor, dw: Tensor) -> list[Tensor]:
+    """dv and dg of w = g v / ||v||: dg = <dw, v> / ||v||, dv = g / ||v|| (dw - v dg / ||v||)."""
+    axes, g = tuple(range(1, v.ndim)), mg.reshape(g, (-1,) + (1,) * (v.ndim - 1))
+    norm = mg.sqrt(mg.sum(v * v, axis=axes, keepdims=True))
+    dg = mg.sum(dw * v, axis=axes, keepdims=True) / norm
+    return [g / norm * (dw - v * dg / norm), flat(dg)]
+
+
+def norm_prop(x: Tensor, w: Tensor, gamma: Tensor, beta: Tensor, g: Tensor) -> list[Tensor]:
+    """y = (relu(gamma q + beta) - a0) / c0 with q = w x / ||w||, and dx, dw, dgamma, dbeta."""
+    a0, c0 = 1 / (2 * math.pi) ** 0.5, (0.5 * (1 - 1 / math.pi)) ** 0.5
+    norm = mg.sqrt(mg.sum(w * w, axis=1, keepdims=True))
+    unit = w / norm
+    q = x @ unit.T
+    p = gamma * q + beta
+    dp = mg.where(p > 0, g / c0, 0.0)
+    dq = gamma * dp
+    dunit = dq.T @ x
+    dw = (dunit - unit * mg.sum(unit * dunit, axis=1, keepdims=True)) / norm
+    y = (mg.where(p > 0, p, 0.0) - a0) / c0
+    return [y, dq @ unit, dw, mg.sum(dp * q, axis=0), mg.sum(dp, axis=0)]
