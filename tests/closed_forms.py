@@ -101,3 +101,66 @@ def norm_prop(x: Tensor, w: Tensor, gamma: Tensor, beta: Tensor, g: Tensor) -> l
     dw = (dunit - unit * mg.sum(unit * dunit, axis=1, keepdims=True)) / norm
     y = (mg.where(p > 0, p, 0.0) - a0) / c0
     return [y, dq @ unit, dw, mg.sum(dp * q, axis=0), mg.sum(dp, axis=0)]
+
+
+def batch_renorm(
+    x: Tensor, gamma: Tensor, beta: Tensor, g: Tensor, mean: Tensor, std: Tensor, r_max: float,
+    d_max: float, eps: float,
+) -> list[Tensor]:  # fmt: skip
+    """y, dx, dgamma and dbeta, with running `mean` and `std`: r and d are constants."""
+    axes, own = (0, *range(2, x.ndim)), mg.mean(x, axis=(0, *range(2, x.ndim)), keepdims=True)
+    sigma = mg.sqrt(mg.mean((x - own) ** 2, axis=axes, keepdims=True) + eps)
+    mean, std = per_channel(mean, x), per_channel(std, x)
+    r = mg.clip(sigma / std, 1 / r_max, r_max)
+    d = mg.clip((own - mean) / std, -d_max, d_max)
+    xhat, jacobian_g = standardization(x, g, axes, eps)
+    dgamma, dbeta = mg.sum(g * (xhat * r + d), axis=axes), mg.sum(g, axis=axes)
+    y = (xhat * r + d) * per_channel(gamma, x) + per_channel(beta, x)
+    return [y, per_channel(gamma, x) * r * jacobian_g, dgamma, dbeta]
+
+
+def newton_roots(matrix: Tensor, iterations: int) -> list[Tensor]:
+    """P_0, P_1, ... of P <- 1.5 P - 0.5 P^3 M / trace(M), which go to (M / trace(M))^(-1/2)."""
+    scaled, roots = matrix / mg.trace(matrix), [mg.eye(matrix.shape[0], dtype=matrix.dtype)]
+    for _ in range(iterations):
+        p = roots[-1]
+        roots.append(1.5 * p - 0.5 * p @ p @ p @ scaled)
+    return roots
+
+
+def decorrelation(x: Tensor, g: Tensor, eps: float, iterations: int) -> list[Tensor]:
+    """y and dx of the whitening of rows x (n, channels); Huang et al. 2019, Algorithms 1 and 2."""
+    n, identity = x.shape[0], mg.eye(x.shape[1], dtype=x.dtype)
+    z = x - mg.mean(x, axis=0)
+    sigma = z.T @ z / n + eps * identity
+    trace, roots = mg.trace(sigma), newton_roots(sigma, iterations)
+    scaled, w = sigma / trace, roots[-1] / mg.sqrt(trace)
+    dw = g.T @ z
+    dp, dscaled = dw / mg.sqrt(trace), 0 * identity
+    for p in reversed(roots[:-1]):
+        dscaled = dscaled - 0.5 * (p @ p @ p).T @ dp
+        square = p @ p
+        dp = 1.5 * dp - 0.5 * (
+            dp @ (square @ scaled).T + square.T @ dp @ scaled.T + p.T @ dp @ (p @ scaled).T
+        )
+    dsigma = dscaled / trace - identity * (
+        mg.sum(dscaled * sigma) / trace**2 + mg.sum(dw * roots[-1]) / (2 * trace * mg.sqrt(trace))
+    )
+    dz = g @ w + z @ (dsigma + dsigma.T) / n
+    return [z @ w.T, dz - mg.mean(dz, axis=0)]
+
+
+def filter_response(
+    x: Tensor, gamma: Tensor, beta: Tensor, tau: Tensor, g: Tensor, eps: float
+) -> list[Tensor]:
+    """y = max(gamma x_hat + beta, tau), dx, dgamma, dbeta, dtau, which has the gradient of ties."""
+    axes, over = tuple(range(2, x.ndim)), (0, *range(2, x.ndim))
+    inv = 1 / mg.sqrt(mg.mean(x * x, axis=axes, keepdims=True) + eps)
+    xhat = x * inv
+    p = per_channel(gamma, x) * xhat + per_channel(beta, x)
+    above = p > per_channel(tau, x)
+    dp = mg.where(above, g, 0.0)
+    h = per_channel(gamma, x) * dp
+    dx = inv * (h - xhat * mg.mean(h * xhat, axis=axes, keepdims=True))
+    sums = [mg.sum(t, axis=over) for t in (dp * xhat, dp, g - dp)]
+    return [mg.where(above, p, per_channel(tau, x)), dx, *sums]

@@ -10,6 +10,8 @@ from layers.conv import Conv2d
 from layers.linear import Linear
 from layers.norm.weight_norm import WeightNorm
 
+__all__ = ["NormProp", "NormPropConv2d", "NormPropLinear"]
+
 
 class NormProp(WeightNorm):
     """A layer with its activation: mean 0 and variance 1 come out, if they go in.

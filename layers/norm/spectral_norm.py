@@ -9,6 +9,8 @@ from layers.module import Buffer
 from layers.norm.reparametrized import Reparametrized
 from minigrad import Tensor
 
+__all__ = ["SpectralNorm"]
+
 
 class SpectralNorm(Reparametrized):
     """A layer whose weight, as a matrix of one row for each output, has largest singular value 1.

@@ -10,6 +10,8 @@ from layers.module import Module, Parameter
 from layers.norm.reparametrized import Reparametrized
 from minigrad import Tensor
 
+__all__ = ["WeightNorm", "initialize_weight_norm"]
+
 
 class WeightNorm(Reparametrized):
     """A layer whose weight has its length and its direction trained apart.

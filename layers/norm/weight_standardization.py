@@ -8,6 +8,8 @@ import minigrad as mg
 from layers.norm.reparametrized import Reparametrized
 from minigrad import Tensor
 
+__all__ = ["WeightStandardization"]
+
 
 class WeightStandardization(Reparametrized):
     """A layer, mostly a convolution before a normalization, with standardized filters.

@@ -12,7 +12,7 @@ from minigrad.functions.elementwise import maximum, rsqrt, sqrt
 from minigrad.functions.statistical import sum as sum_of
 from minigrad.nn.arguments import floating
 from minigrad.nn.standardization import standardize, widen
-from minigrad.tensor_base import no_grad
+from minigrad.execution.modes import no_grad
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor

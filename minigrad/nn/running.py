@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from minigrad.execution.compute import compute_with_next
@@ -12,7 +13,7 @@ from minigrad.graph import Node
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
-__all__ = ["update_running"]
+__all__ = ["move_running", "update_running"]
 
 
 def update_running(
@@ -24,32 +25,45 @@ def update_running(
     momentum: float | Tensor | None,
     num_batches_tracked: Tensor | None = None,
 ) -> None:
-    """Move running statistics towards those of a batch.
-
-    They become (1 - momentum) * running + momentum * batch, and are computed with the next thing
-    that is, so that updates never pile up.
+    """Move running statistics towards those of a batch; see `move_running`.
 
     Args:
         var: biased; its unbiased counterpart, var * n / (n - 1), is what is stored.
         n: elements that each statistic was taken over. Of fewer than 2 nothing is learned.
+        momentum, num_batches_tracked: as in `move_running`.
+    """
+    if n > 1:
+        pairs = (running_mean, mean), (running_var, var * (n / (n - 1)))
+        move_running(pairs, momentum, num_batches_tracked)
+
+
+def move_running(
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    momentum: float | Tensor | None,
+    num_batches_tracked: Tensor | None = None,
+) -> None:
+    """For pairs (running, batch): running = (1 - momentum) * running + momentum * batch.
+
+    They are computed with the next thing that is, so that updates never pile up.
+
+    Args:
         momentum: weight of the batch; None: 1 / num_batches_tracked, the average of all batches.
         num_batches_tracked: a count of batches, which becomes one more.
     """
-    if n < 2:
-        return
     with no_grad():
         if num_batches_tracked is not None:
             compute_with_next(num_batches_tracked.assign(num_batches_tracked + 1))
-        if momentum is None:
-            if num_batches_tracked is None:
-                raise ValueError(
-                    "update_running: expected num_batches_tracked with momentum=None, got None. "
-                    "Pass the count of batches, or a weight of the new one."
-                )
-            momentum = 1 / num_batches_tracked.astype(running_mean.dtype)
-        for running, new in (running_mean, mean), (running_var, var * (n / (n - 1))):
+        for running, new in pairs:
+            weight = momentum
+            if weight is None:
+                if num_batches_tracked is None:
+                    raise ValueError(
+                        "move_running: expected num_batches_tracked with momentum=None, got None. "
+                        "Pass the count of batches, or a weight of the new one."
+                    )
+                weight = 1 / num_batches_tracked.astype(running.dtype)
             new = reshape(new, running.shape).astype(running.dtype)
-            compute_with_next(running.assign(running * (1 - momentum) + new * momentum))
+            compute_with_next(running.assign(running * (1 - weight) + new * weight))
 
 
 def running_pair(
