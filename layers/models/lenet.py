@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import minigrad as mg
-from layers.activation import Identity, ReLU
+from layers.activation import ReLU
 from layers.conv import Conv2d
 from layers.linear import Linear
 from layers.module import Module
+from layers.norm.registry import NormFactory, norm_factory
 from layers.pool import MaxPool2d
 from minigrad import Tensor
 
@@ -25,9 +26,10 @@ class LeNet5(Module):
     Args:
         in_channels: 3 for colour, 1 for grey.
         classes: the number of scores.
-        norm: a factory `channels -> Module`, such as `BatchNorm2d`, for a norm after both
-            convolutions and the first two fully connected layers. It always sees maps
-            (N, C, H, W): features are maps of one pixel. The layer before a norm has no bias.
+        norm: a name such as "batch" or "group:2", or a factory `channels -> Module`, such as
+            `BatchNorm2d` (see `layers.norm_factory`), for a norm after both convolutions and the
+            first two fully connected layers. It always sees maps (N, C, H, W): features are maps
+            of one pixel. The layer before a norm has no bias.
         activation: a factory `() -> Module`.
     Init: that of the layers, U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)). Without a norm, He's larger
         weights start at a loss of 3.8 instead of 2.3, and with momentum some seeds never recover.
@@ -37,11 +39,11 @@ class LeNet5(Module):
         self,
         in_channels: int = 3,
         classes: int = 10,
-        norm: Callable[[int], Module] | None = None,
+        norm: str | NormFactory | None = None,
         activation: Callable[[], Module] = ReLU,
     ):
         bias = norm is None
-        make_norm = norm if norm is not None else _no_norm
+        make_norm = norm_factory(norm)
         self.conv1 = Conv2d(in_channels, 6, 5, bias=bias)
         self.norm1 = make_norm(6)
         self.conv2 = Conv2d(6, 16, 5, bias=bias)
@@ -65,10 +67,6 @@ class LeNet5(Module):
         x = self.activation(_on_features(self.norm3, self.fc1(x)))  # (N, 120)
         x = self.activation(_on_features(self.norm4, self.fc2(x)))  # (N, 84)
         return self.fc3(x)
-
-
-def _no_norm(channels: int) -> Module:
-    return Identity()
 
 
 def _on_features(norm: Module, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from layers.norm import (
     moving_average,
     norm_prop,
     population,
+    registry,
     rms_norm,
     spectral_norm,
     weight_norm,
@@ -32,6 +33,7 @@ from layers.norm.mean_only_batch_norm import *
 from layers.norm.moving_average import *
 from layers.norm.norm_prop import *
 from layers.norm.population import *
+from layers.norm.registry import *
 from layers.norm.rms_norm import *
 from layers.norm.spectral_norm import *
 from layers.norm.weight_norm import *
@@ -51,6 +53,7 @@ __all__ += mean_only_batch_norm.__all__
 __all__ += moving_average.__all__
 __all__ += norm_prop.__all__
 __all__ += population.__all__
+__all__ += registry.__all__
 __all__ += rms_norm.__all__
 __all__ += spectral_norm.__all__
 __all__ += weight_norm.__all__

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from minigrad.execution.modes import no_grad
 from minigrad.functions.arguments import one_axis
 from minigrad.functions.elementwise import maximum, rsqrt, sqrt
 from minigrad.functions.statistical import sum as sum_of
 from minigrad.nn.arguments import floating
 from minigrad.nn.standardization import standardize, widen
-from minigrad.execution.modes import no_grad
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
