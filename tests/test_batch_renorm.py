@@ -279,33 +279,6 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", LAYERS)
-def test_half_precision(name, dtype):
-    """A layer is its function, bit for bit, and what is rounded once is near float32."""
-    if mg.devices()["cuda"] != "usable":
-        pytest.skip("no GPU and no stand-in")
-    layer = LAYERS[name]().to("cuda", dtype)
-    x = (3 + normal(5, 3, dtype="float32")).to("cuda").astype(dtype).requires_grad_()
-    g = normal(5, 3, dtype="float32", seed=1).to("cuda").astype(dtype)
-    state = [t + 0 for t in layer.buffers()]
-    expected = {
-        "batch renorm": lambda: nn.batch_renorm(
-            x, state[0], state[2], layer.weight, layer.bias, True, 0.01, 1e-5, *layer.limits()
-        ),
-        "mean only": lambda: nn.mean_only_batch_norm(x, state[0], layer.bias, True),
-        "decorrelated": lambda: nn.decorrelated_batch_norm(
-            x, state[0], state[2], layer.weight, layer.bias, True
-        ),
-    }[name]()
-    y = layer(x)
-    of = [x, *layer.parameters()]
-    found, wanted = mg.gradients([y], of, [g]), mg.gradients([expected], of, [g])
-    for a, b in zip([y, *found], [expected, *wanted], strict=True):
-        assert a.dtype.name == dtype
-        assert flat(a) == flat(b)
-
-
 @pytest.mark.parametrize("name", LAYERS)
 def test_an_empty_batch_changes_nothing(name):
     layer = LAYERS[name]()

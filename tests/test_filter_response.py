@@ -102,24 +102,6 @@ def test_samples_do_not_depend_on_each_other():
     assert flat(layer.eval()(x)) == flat(layer.train()(x))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("learn_eps", [False, True])
-def test_half_precision(dtype, learn_eps):
-    if mg.devices()["cuda"] != "usable":
-        pytest.skip("no GPU and no stand-in")
-    layer = FilterResponseNorm(3, learn_eps=learn_eps).to("cuda", dtype)
-    x = normal(2, 3, 5, dtype=dtype, device="cuda").requires_grad_()
-    g = normal(2, 3, 5, dtype=dtype, device="cuda", seed=1)
-    eps = 1e-6 + mg.abs(layer.extra_eps) if learn_eps else 1e-6
-    y = layer(x)
-    expected = nn.filter_response_norm(x, layer.weight, layer.bias, layer.threshold, eps)
-    of = [x, *layer.parameters()]
-    found, wanted = mg.gradients([y], of, [g]), mg.gradients([expected], of, [g])
-    for a, b in zip([y, *found], [expected, *wanted], strict=True):
-        assert a.dtype.name == dtype
-        assert flat(a) == flat(b)
-
-
 def test_messages():
     with pytest.raises(ValueError, match=r"eps: expected a number > 0, got 0"):
         FilterResponseNorm(3, eps=0)

@@ -41,6 +41,14 @@ def instance(x: mg.Tensor, training: bool, state: dict[str, Any]) -> mg.Tensor:
     )  # fmt: skip
 
 
+def renorm(x: mg.Tensor, training: bool, state: dict[str, Any]) -> mg.Tensor:
+    names = ("running_mean", "running_std", "weight", "bias")
+    return nn.batch_renorm(
+        x, *[state[n] for n in names], training, r_max=1.0, d_max=0.0,
+        num_batches_tracked=state["num_batches_tracked"],
+    )  # fmt: skip
+
+
 # At least one for each layer of `layers.norm`.
 ROWS = {
     "BatchNorm": Row(lambda: norm.BatchNorm(3), (4, 3, 2, 2, 2), batch),
@@ -81,7 +89,43 @@ ROWS = {
         (2, 5, 2, 3),
         lambda x, _, __: nn.local_response_norm(x, 3),
     ),
-}
+    "FilterResponseNorm": Row(
+        lambda: norm.FilterResponseNorm(3),
+        (2, 3, 4, 5),
+        lambda x, _, state: nn.filter_response_norm(
+            x, state["weight"], state["bias"], state["threshold"]
+        ),
+    ),
+    "FilterResponseNorm, learned": Row(
+        lambda: norm.FilterResponseNorm(3, learn_eps=True),
+        (2, 3, 4, 5),
+        lambda x, _, state: nn.filter_response_norm(
+            x, state["weight"], state["bias"], state["threshold"], 1e-6 + mg.abs(state["extra_eps"])
+        ),
+    ),
+    "BatchRenorm": Row(lambda: norm.BatchRenorm(3), (4, 3, 2, 2, 2), renorm),
+    "BatchRenorm1d": Row(lambda: norm.BatchRenorm1d(3), (5, 3), renorm),
+    "BatchRenorm2d": Row(lambda: norm.BatchRenorm2d(3), (4, 3, 2, 3), renorm),
+    "MeanOnlyBatchNorm": Row(
+        lambda: norm.MeanOnlyBatchNorm(3),
+        (4, 3, 2),
+        lambda x, training, state: nn.mean_only_batch_norm(
+            x, state["running_mean"], state["bias"], training,
+            num_batches_tracked=state["num_batches_tracked"],
+        ),
+    ),
+    "DecorrelatedBatchNorm": Row(
+        lambda: norm.DecorrelatedBatchNorm(4, groups=2),
+        (9, 4),
+        lambda x, training, state: nn.decorrelated_batch_norm(
+            x, *[state[n] for n in ("running_mean", "running_whitener", "weight", "bias")],
+            training, groups=2, num_batches_tracked=state["num_batches_tracked"],
+        ),
+    ),
+}  # fmt: skip
+# Wrapped layers, of which test_reparametrization.py says the same; and what is no layer.
+OTHERS = {"NormProp", "NormPropConv2d", "NormPropLinear", "SpectralNorm", "WeightNorm"}
+OTHERS |= {"WeightStandardization", "AdaBN", "ExponentialMovingAverage"}
 
 
 def normal(shape: tuple[int, ...], seed: int, dtype: DType, device: Device) -> mg.Tensor:
@@ -123,7 +167,7 @@ def bits_of_a_step(
 def test_every_layer_has_a_row():
     normalizing = [cls for cls in vars(norm).values() if isinstance(cls, type)]
     names = {cls.__name__ for cls in normalizing if issubclass(cls, layers.Module)}
-    assert names - {"ExponentialMovingAverage"} == {name.partition(",")[0] for name in ROWS}
+    assert names - OTHERS == {name.partition(",")[0] for name in ROWS}
 
 
 @pytest.mark.parametrize("dtype", FLOATING, ids=lambda d: d.name)
