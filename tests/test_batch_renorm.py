@@ -289,6 +289,22 @@ def test_an_empty_batch_changes_nothing(name):
     assert [flat(b) for b in layer.buffers()] == before
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_frozen_statistics_are_used_and_kept(name):
+    layer, x = LAYERS[name](), normal(5, 3, dtype="float32")
+    mg.evaluate(layer(1 + 2 * x))
+    before = [flat(b) for b in layer.buffers()]
+    expected = flat(layer.eval()(x))
+    assert flat(layer.train().freeze_statistics()(x)) == expected
+    assert [flat(b) for b in layer.buffers()] == before
+
+
+def test_decay_is_one_minus_momentum():
+    assert BatchRenorm(3, decay=0.9).momentum == MeanOnlyBatchNorm(3, decay=0.9).momentum
+    with pytest.raises(ValueError, match="expected momentum or decay"):
+        BatchRenorm(3, momentum=0.1, decay=0.9)
+
+
 def test_messages():
     with pytest.raises(ValueError, match=r"BatchRenorm2d: expected r_max >= 1, d_max >= 0 and a"):
         BatchRenorm2d(3, r_max=0.5)

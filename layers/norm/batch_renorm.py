@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import minigrad as mg
 from layers.module import Buffer
-from layers.norm.channel_norm import ChannelNorm
+from layers.norm.channel_norm import ChannelNorm, Default
 from minigrad import Tensor
 
 __all__ = ["BatchRenorm", "BatchRenorm1d", "BatchRenorm2d"]
@@ -21,7 +21,7 @@ class BatchRenorm(ChannelNorm):
     Shapes: x (N, C, *spatial) -> y same; weight, bias, running_* (C,).
 
     Args:
-        num_features, eps, momentum, affine, allow_degenerate: as in `BatchNorm`.
+        num_features, eps, momentum, affine, allow_degenerate, decay: as in `BatchNorm`.
         r_max, d_max: the limits of r and d in the end. 1 and 0 are batch normalization.
         schedule: (first, r_steps, d_steps), in batches: until `first` the limits are 1 and 0, then
             they grow linearly, and r_max is reached at r_steps, d_max at d_steps.
@@ -36,14 +36,15 @@ class BatchRenorm(ChannelNorm):
         self,
         num_features: int,
         eps: float = 1e-5,
-        momentum: float | None = 0.01,
+        momentum: float | None = Default(0.01),
         affine: bool = True,
         allow_degenerate: bool = False,
         r_max: float = 3.0,
         d_max: float = 5.0,
         schedule: tuple[int, int, int] = (5000, 40000, 25000),
+        decay: float | None = None,
     ):
-        super().__init__(num_features, eps, momentum, affine, False, allow_degenerate)
+        super().__init__(num_features, eps, momentum, affine, False, allow_degenerate, decay)
         if not (r_max >= 1 and d_max >= 0 and 0 <= schedule[0] < min(schedule[1:])):
             raise ValueError(
                 f"{type(self).__name__}: expected r_max >= 1, d_max >= 0 and a schedule (first, "
@@ -64,9 +65,9 @@ class BatchRenorm(ChannelNorm):
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         return mg.nn.batch_renorm(
-            x, self.running_mean, self.running_std, self.weight, self.bias, self.training,
-            self.momentum, self.eps, *self.limits(), num_batches_tracked=self.num_batches_tracked,
-            allow_degenerate=self.allow_degenerate,
+            x, self.running_mean, self.running_std, self.weight, self.bias,
+            self.learns_statistics, self.momentum, self.eps, *self.limits(),
+            num_batches_tracked=self.num_batches_tracked, allow_degenerate=self.allow_degenerate,
         )  # fmt: skip
 
     def extra_repr(self) -> str:

@@ -9,11 +9,11 @@ from layers.module import Buffer, Module, Parameter
 from minigrad import Tensor
 
 
-class _Default(float):
+class Default(float):
     """The default of an argument, told apart from the same number given by the caller."""
 
 
-MOMENTUM = _Default(0.1)
+MOMENTUM = Default(0.1)
 
 
 def weight_of_new(caller: str, momentum: float | None, decay: float | None) -> float | None:
@@ -21,7 +21,7 @@ def weight_of_new(caller: str, momentum: float | None, decay: float | None) -> f
 
     Raises: ValueError for one out of [0, 1], or both.
     """
-    if decay is not None and not isinstance(momentum, _Default):
+    if decay is not None and not isinstance(momentum, Default):
         raise ValueError(
             f"{caller}: expected momentum or decay, got momentum={momentum} and decay={decay}. "
             f"A decay d is momentum=1 - d."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import minigrad as mg
 from layers.module import Buffer
-from layers.norm.channel_norm import ChannelNorm
+from layers.norm.channel_norm import MOMENTUM, ChannelNorm
 from minigrad import Tensor
 
 __all__ = ["DecorrelatedBatchNorm"]
@@ -21,7 +21,7 @@ class DecorrelatedBatchNorm(ChannelNorm):
         running_whitener (groups, C / groups, C / groups).
 
     Args:
-        num_features, eps, momentum, affine, allow_degenerate: as in `BatchNorm`.
+        num_features, eps, momentum, affine, allow_degenerate, decay: as in `BatchNorm`.
         groups: of consecutive channels that are decorrelated with each other.
         iterations: of the root. Five leave directions of small variance smaller than the others;
             more whiten more, and amplify more of what is noise.
@@ -35,13 +35,14 @@ class DecorrelatedBatchNorm(ChannelNorm):
         self,
         num_features: int,
         eps: float = 1e-5,
-        momentum: float | None = 0.1,
+        momentum: float | None = MOMENTUM,
         affine: bool = True,
         allow_degenerate: bool = False,
         groups: int = 1,
         iterations: int = 5,
+        decay: float | None = None,
     ):
-        super().__init__(num_features, eps, momentum, affine, False, allow_degenerate)
+        super().__init__(num_features, eps, momentum, affine, False, allow_degenerate, decay)
         if groups < 1 or num_features % groups:
             raise ValueError(
                 f"DecorrelatedBatchNorm: expected groups to divide num_features, got {groups} "
@@ -55,8 +56,8 @@ class DecorrelatedBatchNorm(ChannelNorm):
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         return mg.nn.decorrelated_batch_norm(
-            x, self.running_mean, self.running_whitener, self.weight, self.bias, self.training,
-            self.momentum, self.eps, self.groups, self.iterations,
+            x, self.running_mean, self.running_whitener, self.weight, self.bias,
+            self.learns_statistics, self.momentum, self.eps, self.groups, self.iterations,
             num_batches_tracked=self.num_batches_tracked, allow_degenerate=self.allow_degenerate,
         )  # fmt: skip
 

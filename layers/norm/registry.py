@@ -82,7 +82,7 @@ NORMALIZATIONS = tuple(
     Normalization(*row)
     for row in (
         (
-            "BatchNorm, BatchNorm1d, BatchNorm2d", "batch", BOTH, "batch and space",
+            "BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d", "batch", BOTH, "batch and space",
             "running_mean, running_var, num_batches_tracked", RUNNING, "2 values a channel",
             "Ioffe & Szegedy 2015",
         ),
@@ -119,7 +119,7 @@ NORMALIZATIONS = tuple(
             "Ba et al. 2016; Wu & He 2018",
         ),
         (
-            "InstanceNorm, InstanceNorm1d, InstanceNorm2d", "instance", BOTH,
+            "InstanceNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d", "instance", BOTH,
             "space, of a channel of a sample", "none, or BatchNorm's", "alike without state",
             "2 pixels", "Ulyanov et al. 2016",
         ),

@@ -11,10 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from layers.norm.registry import NORMALIZATIONS, norm_factory
-
 import layers
 import minigrad as mg
+from layers.norm.registry import NORMALIZATIONS, norm_factory
 from tests.bench.timing import median
 
 ROUNDS = 7
