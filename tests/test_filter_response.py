@@ -1,4 +1,4 @@
-"""Filter response normalization: NORMALIZATION.md 14."""
+"""Filter response normalization against its closed form and PyTorch."""
 
 from __future__ import annotations
 

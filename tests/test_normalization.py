@@ -54,6 +54,7 @@ ROWS = {
     "BatchNorm": Row(lambda: norm.BatchNorm(3), (4, 3, 2, 2, 2), batch),
     "BatchNorm1d": Row(lambda: norm.BatchNorm1d(3), (5, 3), batch),
     "BatchNorm2d": Row(lambda: norm.BatchNorm2d(3), (4, 3, 2, 3), batch),
+    "BatchNorm3d": Row(lambda: norm.BatchNorm3d(3), (2, 3, 2, 2, 2), batch),
     "BatchNorm2d, average": Row(
         lambda: norm.BatchNorm2d(3, momentum=None),
         (4, 3, 2, 3),
@@ -64,6 +65,7 @@ ROWS = {
     ),
     "InstanceNorm": Row(lambda: norm.InstanceNorm(3, affine=True), (2, 3, 2, 2, 2), instance),
     "InstanceNorm1d": Row(lambda: norm.InstanceNorm1d(3), (2, 3, 7), instance),
+    "InstanceNorm3d": Row(lambda: norm.InstanceNorm3d(3), (2, 3, 2, 2, 2), instance),
     "InstanceNorm2d": Row(
         lambda: norm.InstanceNorm2d(3, affine=True, track_running_stats=True),
         (4, 3, 2, 3),

@@ -1,4 +1,4 @@
-"""Weight norm, weight standardization, spectral norm and NormProp: NORMALIZATION.md 8, 9 and 14."""
+"""Weight norm, weight standardization, spectral norm, NormProp: values, derivatives, states."""
 
 from __future__ import annotations
 
@@ -361,7 +361,7 @@ def test_statistics_pass_through():
     y = module(normal(64, 8, 12, 12, dtype="float32"))
     assert mg.mean(y).item() == pytest.approx(0, abs=0.03)
     assert mg.std(y).item() == pytest.approx(1, abs=0.03)
-    module = NormPropConv2d(8, 16, 3)  # at the gain that it starts with: NORMALIZATION.md 9.5
+    module = NormPropConv2d(8, 16, 3)  # at the gain that it starts with
     assert module.scale.tolist() == pytest.approx([1 / 1.2111739] * 16)
     y = module(normal(64, 8, 12, 12, dtype="float32"))
     assert mg.mean(y).item() == pytest.approx(-0.11859, abs=0.03)
