@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from minigrad.creation import eye
 from minigrad.functions.elementwise import rsqrt
 from minigrad.functions.linalg import diagonal, matmul
-from minigrad.functions.manipulation import matrix_transpose, moveaxis, reshape
+from minigrad.functions.manipulation import matrix_transpose, moveaxis, reshape, tril, triu
 from minigrad.functions.statistical import sum as sum_of
+from minigrad.graph import like
 from minigrad.nn.arguments import integer
 from minigrad.nn.normalization import channel_affine, with_channels
 from minigrad.nn.running import move_running
 from minigrad.nn.standardization import affine, standardize, widen
+from minigrad.tensor_base import wrap
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -32,7 +33,7 @@ def inverse_root(matrix: Tensor, iterations: int = 5) -> Tensor:
     errors grow from step to step.
     """
     trace = sum_of(diagonal(matrix), axis=-1).reshape((*matrix.shape[:-2], 1, 1))
-    identity = eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    identity = _identity(matrix)
     y, z = matrix / trace, identity
     for _ in range(iterations):
         t = 1.5 * identity - 0.5 * matmul(z, y)
@@ -81,9 +82,8 @@ def decorrelated_batch_norm(
     if training or running_mean is None or running_whitener is None:
         batch = standardize(rows, 2, eps, allow_degenerate, caller)
         z = batch.deviation
-        identity = eye(z.shape[1], dtype=z.dtype, device=z.device)
-        covariance = matmul(z, matrix_transpose(z)) / batch.n + eps * identity
-        whitener = inverse_root(covariance, iterations)
+        covariance = matmul(z, matrix_transpose(z)) / batch.n
+        whitener = inverse_root(covariance + eps * _identity(covariance), iterations)
         if running_mean is not None and running_whitener is not None and batch.n > 1:
             pairs = (running_mean, batch.mean), (running_whitener, whitener)
             move_running(pairs, momentum, num_batches_tracked)
@@ -92,3 +92,8 @@ def decorrelated_batch_norm(
         whitener = running_whitener.astype(z.dtype)
     white = reshape(matmul(whitener, z), (channels, n, *spatial))
     return affine(moveaxis(white, 0, 1), weight, bias, x.dtype)
+
+
+def _identity(matrix: Tensor) -> Tensor:
+    """1 on the diagonal, in the shape of `matrix`."""
+    return tril(triu(wrap(like(1.0, matrix.node))))
