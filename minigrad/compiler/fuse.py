@@ -52,11 +52,11 @@ def fuse(placement: Placement, threads: int) -> list[Group]:
     """The kernels of a plan in an order they can run in."""
     groups: list[Group] = []
     home: dict[int, int] = {}
-    by_id = {n.id: n for n in placement.placed}
+    sizes = {n.id: n.size for n in (*placement.inputs, *placement.placed)}
     for node in sorted(placement.placed, key=lambda n: n.id):
         reads = placement.definition_sources(node)
         producers = {home[i] for i in reads if i in home}
-        chosen = _choose(node, reads, producers, groups, placement, by_id, threads)
+        chosen = _choose(node, reads, producers, groups, placement, sizes, threads)
         if chosen is None:
             chosen = len(groups)
             groups.append(Group([], _space(node)))
@@ -80,7 +80,7 @@ def _run_after(groups: list[Group], chosen: int, producers: set[int]) -> None:
                 g.before |= mask
 
 
-def _choose(node, reads, producers, groups, placement, by_id, threads) -> int | None:
+def _choose(node, reads, producers, groups, placement, sizes, threads) -> int | None:
     """The group to join: the one that shares most arrays with the node, of equals a producer."""
     space, kept = _space(node), _kept(node)
     if space is None:
@@ -95,7 +95,7 @@ def _choose(node, reads, producers, groups, placement, by_id, threads) -> int | 
             continue
         if any(groups[p].before >> k & 1 for p in producers if p != k):
             continue  # another input can only be computed after this group
-        shared = _shared_arrays(group, reads, space, placement, by_id)
+        shared = _shared_arrays(group, reads, prod(space), sizes)
         if k not in producers and not shared:
             continue
         if not _keeps_cores_busy(group, group.kept or kept, space, reads, threads):
@@ -106,12 +106,10 @@ def _choose(node, reads, producers, groups, placement, by_id, threads) -> int | 
     return max(found)[2] if found else None
 
 
-def _shared_arrays(group: Group, reads, space: Shape, placement: Placement, by_id) -> int:
-    """How many arrays as large as the space both read, or one makes for the other."""
-    full = prod(space)
-    sizes = {n.id: n.size for n in placement.inputs}
+def _shared_arrays(group: Group, reads: set[int], size: int, sizes: dict[int, int]) -> int:
+    """How many arrays of this size both read, or one makes for the other."""
     seen = group.reads | {r.id for r in group.roots}
-    return sum((by_id[i].size if i in by_id else sizes[i]) == full for i in seen & reads)
+    return sum(sizes[i] == size for i in seen & reads)
 
 
 def _keeps_cores_busy(group: Group, kept, space: Shape, reads: set[int], threads: int) -> bool:

@@ -115,26 +115,20 @@ class Lowering:
         builder.nest.stores.append(Store(number, point(out, index, node.ndim), 0))
         self.run(builder.nest)
 
-    def copy(self, source: Operand, out: Operand) -> None:
-        """A nest that copies one operand to another of the same shape."""
-        self.run(copying(source, out))
-
-    def dense_copy(self, source: Operand) -> Operand:
-        """A row-major copy in scratch memory."""
-        slot = self.program.scratch_slot(source.size * source.dtype.itemsize)
-        out = dense(slot, source.dtype, source.shape)
-        self.copy(source, out)
-        return out
+    def scratch(self, like: Operand) -> Operand:
+        """Row-major scratch memory for what another operand holds."""
+        slot = self.program.scratch_slot(like.size * like.dtype.itemsize)
+        return dense(slot, like.dtype, like.shape)
 
     def grouped(self, operand: Operand, groups: tuple[Ints, ...]) -> Operand:
         """The operand with each group of axes merged into one; copied where no strides can."""
         merged = collapsed(operand, groups)
-        if merged is None:
-            order = tuple(a for axes in groups for a in axes)
-            copied = self.dense_copy(transposed(operand, order))
-            merged = collapsed(copied, _consecutive(groups))
-            assert merged is not None
-        return merged
+        if merged is not None:
+            return merged
+        source = transposed(operand, sum(groups, ()))
+        copied = self.scratch(source)
+        self.run(copying(source, copied))
+        return _merged(copied, _consecutive(groups))
 
     def written(
         self, out: Operand, groups: tuple[Ints, ...], write: Callable[[Operand], None]
@@ -144,14 +138,17 @@ class Lowering:
         if merged is not None:
             write(merged)
             return
-        order = tuple(a for axes in groups for a in axes)
-        target = transposed(out, order)
-        slot = self.program.scratch_slot(out.size * out.dtype.itemsize)
-        temporary = dense(slot, out.dtype, target.shape)
-        inner = collapsed(temporary, _consecutive(groups))
-        assert inner is not None
-        write(inner)
-        self.copy(temporary, target)
+        target = transposed(out, sum(groups, ()))
+        temporary = self.scratch(target)
+        write(_merged(temporary, _consecutive(groups)))
+        self.run(copying(temporary, target))
+
+
+def _merged(operand: Operand, groups: tuple[Ints, ...]) -> Operand:
+    """A dense operand with each group of axes, which follow one another, merged into one."""
+    merged = collapsed(operand, groups)
+    assert merged is not None
+    return merged
 
 
 def _consecutive(groups: tuple[Ints, ...]) -> tuple[Ints, ...]:
@@ -169,8 +166,7 @@ def _dot(low: Lowering, node: Node, out: Operand) -> None:
     right = low.grouped(low.operand(b), (batch_b, sum_b, free_b))
     n, m = len(batch_a), len(free_a)
     axes = tuple(range(len(out.shape)))
-    result = collapsed(out, (axes[:n], axes[n : n + m], axes[n + m :]))
-    assert result is not None  # out is dense
+    result = _merged(out, (axes[:n], axes[n : n + m], axes[n + m :]))
     low.call(low.library.dot, left, right, result, space=(*result.shape, left.shape[2]))
 
 
@@ -207,16 +203,14 @@ def _take(low: Lowering, node: Node, out: Operand) -> None:
     x, indices = node.inputs
     groups = _rows(node.ndim, node.attrs["axis"])
     source = low.grouped(low.operand(x), groups)
-    target = collapsed(out, groups)
-    assert target is not None
+    target = _merged(out, groups)
     low.call(low.library.take, source, low.operand(indices), target)
 
 
 def _scatter_add(low: Lowering, node: Node, out: Operand) -> None:
     indices, updates = node.inputs
     groups = _rows(node.ndim, node.attrs["axis"])
-    target = collapsed(out, groups)
-    assert target is not None
+    target = _merged(out, groups)
     source = low.grouped(low.operand(updates), groups)
     low.call(low.library.scatter_add, low.operand(indices), source, target)
 
@@ -225,8 +219,7 @@ def _argmax(low: Lowering, node: Node, out: Operand) -> None:
     (x,) = node.inputs
     before, axis, after = _rows(x.ndim, node.attrs["axis"])
     source = low.grouped(low.operand(x), (before, axis, after))
-    target = collapsed(out, (before, (*axis, *after)))
-    assert target is not None
+    target = _merged(out, (before, (*axis, *after)))
     low.call(low.library.argmax, source, target)
 
 

@@ -20,16 +20,9 @@ from __future__ import annotations
 import dis
 import inspect
 import sys
+import types
 from collections.abc import Callable
 from functools import cache, partial
-from types import (
-    CellType,
-    CodeType,
-    FunctionType,
-    MemberDescriptorType,
-    MethodType,
-    ModuleType,
-)
 from typing import Any, NamedTuple, cast
 
 from minigrad.graph import OWN_PACKAGES
@@ -114,13 +107,13 @@ class Guard:
             return
         self._names[id(value)] = name
         self._alive.append(value)
-        if isinstance(value, MethodType):
+        if isinstance(value, types.MethodType):
             self._visit(value.__self__, "self")
             self._visit(value.__func__, name)
         elif isinstance(value, partial):
             part = cast("partial[Any]", value)
             self._visit((part.func, part.args, part.keywords), name)
-        elif isinstance(value, FunctionType):
+        elif isinstance(value, types.FunctionType):
             self._visit(vars(value).get("__wrapped__"), name)
             if not _is_library(value.__globals__.get("__name__", "")):
                 self._follow(value)
@@ -141,7 +134,7 @@ class Guard:
         for key, element in elements if keyed else enumerate(elements):
             self._visit(element, f"{name}[{key!r}]")
 
-    def _follow(self, function: FunctionType) -> None:
+    def _follow(self, function: types.FunctionType) -> None:
         for attribute in ("__defaults__", "__kwdefaults__"):
             self._watch_attribute(function, attribute, f"{function.__name__}.{attribute}")
         for name, cell in zip(
@@ -150,7 +143,7 @@ class Guard:
             self._watch((id(cell), "contents"), partial(_contents, cell), name)
         self._follow_code(function.__code__, function.__globals__)
 
-    def _follow_code(self, code: CodeType, names: dict[str, Any]) -> None:
+    def _follow_code(self, code: types.CodeType, names: dict[str, Any]) -> None:
         for instruction in dis.get_instructions(code):
             operation, name = instruction.opname, instruction.argval
             if operation in ("LOAD_GLOBAL", "LOAD_NAME"):
@@ -163,7 +156,7 @@ class Guard:
             elif operation == "LOAD_ATTR":
                 self._read.add(name)
         for constant in code.co_consts:  # lambdas and comprehensions
-            if isinstance(constant, CodeType):
+            if isinstance(constant, types.CodeType):
                 self._follow_code(constant, names)
 
     def _look_up(self) -> None:
@@ -177,7 +170,7 @@ class Guard:
     def _look_at(self, owner: Any, attribute: str, name: str) -> None:
         value: Any = inspect.getattr_static(owner, attribute, None)
         own = not isinstance(owner, type) and attribute in getattr(owner, "__dict__", ())
-        if own or isinstance(value, MemberDescriptorType) or not hasattr(value, "__get__"):
+        if own or isinstance(value, types.MemberDescriptorType) or not hasattr(value, "__get__"):
             # The code calls a method of this name. A number or text cannot be called, so the code
             # means another object's, and this one is not watched.
             if attribute in self._read or not isinstance(value, _PLAIN):
@@ -190,7 +183,7 @@ class Guard:
 
 def _attributes(value: Any) -> set[str]:
     """The names a value knows of itself and, outside of libraries, of its classes."""
-    if isinstance(value, ModuleType):
+    if isinstance(value, types.ModuleType):
         return set() if _is_library(value.__name__) else set(vars(value))
     classes = (value if isinstance(value, type) else type(value)).__mro__
     if classes[0].__module__.partition(".")[0] in OWN_PACKAGES:
@@ -210,7 +203,7 @@ def _is_library(module: str) -> bool:
     return known or "site-packages" in path or "dist-packages" in path
 
 
-def _contents(cell: CellType) -> Any:
+def _contents(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # a variable without a value

@@ -27,11 +27,7 @@ def tensors_of(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, TensorBase)]  # type: ignore[misc]
 
 
-class _Mark:
-    """Stands for a tensor in the form of a tree."""
-
-
-_TENSOR = _Mark()
+_TENSOR = object()  # stands for a tensor in the form of a tree
 
 
 def form_of(tree: Any) -> Any:
@@ -152,16 +148,8 @@ class Recorder(Gradients):
                 return None
             else:
                 state.append((tensor, old))
-        recorded = Recorded(
-            self.placeholders,
-            state,
-            updates,
-            tensors,
-            self.outputs,
-            list(self.seen.values()),
-            list(self.grown.values()),
-        )
-        return Step(recorded)
+        seen, grown = list(self.seen.values()), list(self.grown.values())
+        return Step(Recorded(self.placeholders, state, updates, tensors, self.outputs, seen, grown))
 
     def results(self) -> Any:
         """Compute all that the function made, and give its result."""

@@ -67,8 +67,7 @@ class Step:
         changed = [*(h.node for h, _ in recorded.state), *(n for _, n in recorded.updates)]
         wanted = list(dict.fromkeys([*recorded.outputs, *changed]))
         nodes = topological(wanted, stop=computed)
-        missing = [n for n in wanted if not computed(n)]
-        self.plan: Plan | None = plan_for(nodes, missing) if missing else None
+        self.plan = _plan(nodes, wanted)
         used = [nodes[p] for p in self.plan.inputs] if self.plan else []
         tensors, fixed = _sources(recorded, [*used, *wanted])
 
@@ -163,6 +162,12 @@ class Step:
                 spare = plan.allocate(k)
             fresh.append(spare)
         return fresh
+
+
+def _plan(nodes: list[Node], wanted: list[Node]) -> Plan | None:
+    """What computes those that have no value; None if all have."""
+    missing = [n for n in wanted if not computed(n)]
+    return plan_for(nodes, missing) if missing else None
 
 
 def _sources(
