@@ -412,9 +412,6 @@ class HostRuntime:
         self._check_room(nbytes, purpose)
         return CopyMemory(self, nbytes)
 
-    def held_bytes(self) -> int:
-        return self.held
-
     def pinned(self, nbytes: int) -> Pinned:
         return self._blocks.take(nbytes)
 

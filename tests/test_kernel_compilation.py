@@ -57,11 +57,18 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list]:
     return seen
 
 
-def test_a_batch_with_a_helper(kernels, started):
-    before = jit.compile_count
+def test_a_batch_with_a_helper(kernels, started, monkeypatch):
+    batches = []
+    at_work = compile_workers.at_work
+
+    def watched(entries):
+        batches.append(entries)
+        return at_work(entries)
+
+    monkeypatch.setattr(compile_workers, "at_work", watched)
     jit.compile_all(kernels)
     assert [stored(kernel) for kernel in kernels] == list(NUMBERS)
-    assert jit.compile_count - before == len(kernels)
+    assert [len(entries) for entries in batches] == [len(kernels)]
     ((helper,),) = started
     assert helper.returncode is not None  # it is gone, and reaped
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from minigrad.config import config
 from minigrad.errors import CacheWarning
 
-_disabled: list[str] = []  # why there is no directory
+_disabled: list[str] = []  # the reasons why the cache is not used
 
 
 def private_directory(name: str) -> Path | None:
@@ -74,13 +74,11 @@ def _unsafe(folder: Path) -> str | None:
     if not hasattr(os, "getuid"):  # Windows: the profile directory is private by default
         return None
     for place in (folder, *folder.resolve().parents):
-        info = place.stat()
-        if place in (folder, folder.parent) and info.st_uid != os.getuid():
+        info, is_ours = place.stat(), place in (folder, folder.parent)
+        if is_ours and info.st_uid != os.getuid():
             return f"{place} belongs to another user, and cached kernels are code"
         sticky = info.st_mode & stat.S_ISVTX  # in /tmp others cannot replace what is ours
-        if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
-            return f"{place} can be written by other users, and cached kernels are code"
-        if place in (folder, folder.parent) and info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and (is_ours or not sticky):
             return f"{place} can be written by other users, and cached kernels are code"
     return None
 

@@ -51,7 +51,8 @@ def kernel(table, first, last):
                     store_float32(target, at + j, {black})
 """
 
-_PIECES = {
+# What the formats of stored values put into the source.
+_CODE = {
     "B": {
         "load": "load_uint8",
         "convert": "load_float32(constants, 256 * c + value)",
@@ -99,7 +100,7 @@ class Assembler:
     def __init__(self, assembly: Assembly):
         from minigrad.backend.cpu.runtime.jit import compile_kernel  # imports Numba
 
-        source = _SOURCE.format(**_PIECES[assembly.code])
+        source = _SOURCE.format(**_CODE[assembly.code])
         self._kernel = compile_kernel(f"augment_{assembly.code}", source)
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
         self._run = prototype(self._kernel.address)

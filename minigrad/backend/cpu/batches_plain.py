@@ -1,8 +1,8 @@
 """From stored samples to a finished float32 batch, in plain Python.
 
 The kernel in `batches` is the fast version of this; this one serves machines without Numba and is
-its oracle. No loop runs per pixel of bytes: columns move by strided slices, and bytes become
-floats by four table lookups, one for each byte of the float.
+its oracle. It never loops over the pixels of bytes: columns move by strided slices, and bytes
+become floats by four table lookups, one for each byte of the float.
 """
 
 from __future__ import annotations

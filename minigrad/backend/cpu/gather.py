@@ -69,7 +69,7 @@ _SCATTER_ADD = f"""\
                     store_out(target, b * out_2, out_type(total))
 """
 
-# Greater, or the first NaN: as [Note: ties] in window.py has it.
+# Greater, or the first NaN: as [Note: ties] in cpu/window/window.py has it.
 _IMPROVES = "(value > best) | ((value != value) & (best == best))"
 
 _ARGMAX_ROWS = f"""\

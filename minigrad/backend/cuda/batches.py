@@ -71,7 +71,7 @@ class BatchStage:
     def __init__(self, device: Any, assembly: Assembly):
         self._device, self._runtime, self._assembly = device, device.runtime, assembly
         self._constants = device.from_bytes(memoryview(assembly.constants()).cast("B"))
-        # For each number of samples, of which there are two, and size of the labels.
+        # By the number of samples, which is another for an epoch's last batch, and bytes of labels.
         self._programs: dict[tuple[int, int], Any] = {}
 
     def gather(self, samples: memoryview, words: array[int], labels: memoryview) -> Arriving:

@@ -17,7 +17,7 @@ DEVICE float plus(float a, float b) { return a + b; }
 DEVICE double plus(double a, double b) { return a + b; }
 template <class T> DEVICE T plus(T a, T b) { return wrap_add(a, b); }
 """
-# Greater, or the first NaN: as [Note: ties] in backend/cpu/window.py has it.
+# Greater, or the first NaN: as [Note: ties] in cpu/window/window.py has it.
 IMPROVES = """\
 template <class T> DEVICE bool improves(T value, T best) {
     return (value > best) | ((value != value) & (best == best));

@@ -28,7 +28,7 @@ class Library:
         self.processors = processors
 
     def loop_nest(self, program: Program, nest: LoopNest) -> None:
-        """A loop nest: see `loops`."""
+        """A loop nest: see `nests.loops`."""
         emit(program, nest, self.processors)
 
     def conv2d(

@@ -1,6 +1,6 @@
 """Kernels: source text that becomes native code when first needed, from the cache or compiled.
 
-A plan's kernels are compiled together, the longest first, by this process and helpers beside it.
+A plan's kernels are compiled together, the longest first, by this process and by helper processes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from minigrad.backend.cpu.runtime.native import kernel_options
 
 OPTIONS = kernel_options()
 """
-compile_count = 0  # kernels compiled (not found on disk) for this process; tests read it
 
 
 class Kernel:
-    """A kernel `void(table, begin, end)`, compiled at the latest when its address is asked for."""
+    """A kernel `void(table, begin, end)`, compiled when its address is asked for, or before."""
 
     def __init__(self, name: str, source: str):
         self.name = name
@@ -65,7 +64,6 @@ def compile_kernel(name: str, source: str) -> Kernel:
 
 def compile_all(kernels: Iterable[Kernel]) -> None:
     """Give each kernel its native code."""
-    global compile_count
     missing = []
     for kernel in dict.fromkeys(kernels):
         if not kernel._address:
@@ -75,7 +73,6 @@ def compile_all(kernels: Iterable[Kernel]) -> None:
                 missing.append(kernel)
             else:
                 _link(kernel, code, "loaded", started)
-    compile_count += len(missing)
     for kernel in missing:
         kernel_cache.store_source(kernel.entry, kernel.text)
     missing.sort(key=lambda kernel: len(kernel.source), reverse=True)

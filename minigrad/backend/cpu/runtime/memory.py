@@ -21,7 +21,7 @@ SLACK = 1024  # bytes past the end of a buffer: kernels read whole vectors there
 _POOL_LIMIT = 1 << 30  # bytes of free blocks kept for reuse
 
 _free: defaultdict[int, deque[Block]] = defaultdict(deque)
-_free_bytes = 0
+_free_bytes = 0  # in blocks that wait for reuse
 live_bytes = 0  # held by live buffers
 _lock = threading.RLock()
 

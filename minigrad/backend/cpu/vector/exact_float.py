@@ -34,6 +34,10 @@ class Value:
         """Whether this is a float64 or the bits of one."""
         return str(self.value.type) in ("double", "i64")
 
+    @property
+    def _float(self) -> ir.Type:
+        return ir.DoubleType() if self.is_double else ir.FloatType()
+
     def of(self, x: Value | float) -> Value:
         """`x` itself, or the number as a constant of this value's type."""
         if isinstance(x, Value):
@@ -109,13 +113,11 @@ class Value:
 
     def number(self) -> Value:
         """The float that has these bits."""
-        kind = ir.DoubleType() if self.is_double else ir.FloatType()
-        return Value(self.builder, self.builder.bitcast(self.value, kind))
+        return Value(self.builder, self.builder.bitcast(self.value, self._float))
 
     def converted(self) -> Value:
         """This signed integer as the float of the same width."""
-        kind = ir.DoubleType() if self.is_double else ir.FloatType()
-        return Value(self.builder, self.builder.sitofp(self.value, kind))
+        return Value(self.builder, self.builder.sitofp(self.value, self._float))
 
     def low_half(self) -> Value:
         """The low 32 bits of 64."""

@@ -1,4 +1,4 @@
-"""Vectors and lane masks as Numba values, for the kernels of `window.py`.
+"""Vectors and lane masks as Numba values, for the kernels of windows.
 
 A kernel's text computes with them like with numbers: `best = choose(improves(x, best), x, best)`.
 Every load takes a mask: a masked-off lane is never touched in memory and reads as zero. Every store

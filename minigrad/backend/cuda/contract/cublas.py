@@ -56,7 +56,7 @@ def library() -> Any:
     return found
 
 
-class Handle:
+class CublasHandle:
     """Launches products on one stream of the GPU that is current.
 
     Args:

@@ -107,12 +107,11 @@ class _Reducing(CudaWriter):
             if any(access.strides[a] for a in self.kept):
                 self.line(f"const {kind} o{j} = {self.offset(access, self.kept)};")
                 self.moved.add(access)
+        self.line("const bool writes = inside && member == 0;")
         if partial is None:
-            self.line("const bool writes = inside && member == 0;")
             self.line(f"const {kind} first = member, last = packs;")
         else:
             self.word(-(-self.packs // self.parts), "share")
-            self.line("const bool writes = inside && member == 0;")
             self.line(f"const {kind} begin = part * share;")
             self.line(f"const {kind} last = begin + share < packs ? begin + share : packs;")
             self.line(f"const {kind} first = begin + member;")

@@ -25,7 +25,7 @@ MOST_GRAPHS = 8
 class LibraryCall(Protocol):
     """What stands in a launch for a kernel where a library of CUDA's is called."""
 
-    setting: Callable[[], Any]  # gives what the library reads besides the words
+    setting: Callable[[], Any]  # gives what the library reads apart from the words
 
     def __call__(self, runtime: Any, words: Sequence[int], /) -> None:
         """Call the library with the words of the launch's arguments."""
@@ -65,7 +65,7 @@ class Executable:
             for word, arg in enumerate(call.args, start)
             if isinstance(arg, Pointer)
         ]
-        # What library calls read besides their arguments.
+        # What library calls read apart from their arguments.
         self._settings = list(
             dict.fromkeys(cast("LibraryCall", c.kernel).setting for c, _ in calls)
         )

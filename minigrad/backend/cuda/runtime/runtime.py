@@ -1,7 +1,7 @@
 """What the backend asks of CUDA, through CuPy: memory, kernels, streams, graphs, matrix products.
 
-Nothing but this file, `compiler` and `cublas` imports CuPy. The tests replace `runtimes` by a
-runtime that does the same with host memory and kernels compiled for the CPU.
+Nothing but this file, `native` and `cublas` imports CuPy. The tests replace `runtimes` by a runtime
+that does the same with host memory and kernels compiled for the CPU.
 
 [Note: one stream] Everything a device computes is launched on one stream of ours, in the order of
 the program. Copies of batches take a second stream, so that a batch arrives while a step runs.
@@ -137,7 +137,7 @@ class Runtime:
         count = self._api.cudaDevAttrMultiProcessorCount
         self.processors: int = self._api.deviceGetAttribute(count, index)
         self._functions: dict[str, Any] = {}
-        self._cublas: cublas.Handle | None = None  # made when it is first needed
+        self._cublas: cublas.CublasHandle | None = None  # made when it is first needed
         self._blocks = PinnedPool(self._new_pinned)
         self._order = threading.RLock()  # see [Note: threads]
         self.loans = Loans(self)
@@ -170,7 +170,7 @@ class Runtime:
                 return Memory(self._pool.malloc(nbytes), nbytes)
         except self._cupy.cuda.memory.OutOfMemoryError:
             free, total = self._device.mem_info
-            with self._device:
+            with self._device:  # the pool has parts, one for each GPU
                 held, reusable = self._pool.used_bytes(), self._pool.free_bytes()
             raise DeviceError(
                 f"cuda:{self.index}: out of memory: asked for {nbytes} bytes{for_purpose(purpose)} "
@@ -178,11 +178,6 @@ class Runtime:
                 f"card's {total} free. Use a smaller batch, or drop tensors that are no longer "
                 "needed."
             ) from None
-
-    def held_bytes(self) -> int:
-        """Bytes in use by live memory."""
-        with self._device:  # the pool has parts, one for each GPU
-            return self._pool.used_bytes()
 
     def pinned(self, nbytes: int) -> Pinned:
         """Page-locked host memory for `upload_pinned`."""
@@ -344,7 +339,7 @@ class Runtime:
         with self._order, self._device:
             if self._cublas is None:
                 self._workspace = self._allocated(cublas.WORKSPACE, "cuBLAS", self.stream)
-                self._cublas = cublas.Handle(self.stream.ptr, self._workspace.address)
+                self._cublas = cublas.CublasHandle(self.stream.ptr, self._workspace.address)
             self._cublas.multiply(dtype, tf32, a, b, c, batch)
 
 
@@ -359,5 +354,5 @@ def _runtime(index: int) -> Runtime:
     return Runtime(index)
 
 
-# The tests put theirs in place of these.
+# How a GPU's runtime is found. The tests put one of their own here.
 runtimes: Callable[[int], Any] = _runtime
