@@ -21,11 +21,10 @@ from minigrad.backend.checks import require_convolution
 from minigrad.backend.cpu.contract import conv_kernels as kernels
 from minigrad.backend.cpu.contract.axis import Axis
 from minigrad.backend.cpu.contract.conv_gradient import gradient
-from minigrad.backend.cpu.contract.convolution import (
+from minigrad.backend.cpu.contract.conv_launch import (
     Convolution,
     aligned,
     constant_table,
-    copy,
     dense,
     divide_up,
     is_run,
@@ -35,9 +34,11 @@ from minigrad.backend.cpu.contract.convolution import (
 from minigrad.backend.cpu.contract.row_lowering import RowLowering
 from minigrad.backend.cpu.kernel_text import shares
 from minigrad.backend.cpu.machine import vector_registers
+from minigrad.backend.cpu.nests.loops import emit as loop_nest
 from minigrad.backend.cpu.vector.builder import lanes
 from minigrad.backend.geometry import Window
 from minigrad.backend.launch import Operand, Pointer, Program
+from minigrad.backend.loopnest import copying
 
 _MAX_GROUP_LAUNCHES = 16  # groups lowered one by one, if each has enough channels for a tile
 _MIN_GROUP_PRODUCTS = 16
@@ -91,7 +92,7 @@ def _one_group(program: Program, conv: Convolution) -> None:
     else:
         run = dense(program, out)
         _forward(program, replace(conv, out=run))
-        copy(program, run, out)
+        loop_nest(program, copying(run, out))
 
 
 def _pixel_tile(dtype: str, pixels: int, channels: int) -> tuple[int, int]:

@@ -12,12 +12,11 @@ from itertools import product
 from typing import Any
 
 from minigrad.backend.cpu import machine
-from minigrad.backend.cpu.contract import gradient_kernels as kernels
-from minigrad.backend.cpu.contract.convolution import (
+from minigrad.backend.cpu.contract import conv_gradient_kernels as kernels
+from minigrad.backend.cpu.contract.conv_launch import (
     Convolution,
     aligned,
     constant_table,
-    copy,
     dense,
     divide_up,
     is_run,
@@ -26,8 +25,10 @@ from minigrad.backend.cpu.contract.convolution import (
 )
 from minigrad.backend.cpu.contract.row_lowering import RowLowering
 from minigrad.backend.cpu.kernel_text import shares
+from minigrad.backend.cpu.nests.loops import emit as loop_nest
 from minigrad.backend.cpu.vector.builder import lanes
 from minigrad.backend.launch import Operand, Pointer, Program
+from minigrad.backend.loopnest import copying
 
 _DOT_CHANNELS = 32  # up to here pixels fill the lanes of a weight gradient better than channels
 
@@ -71,7 +72,7 @@ def gradient(program: Program, conv: Convolution) -> None:
     x, d, item = conv.x, conv.w, conv.item
     if not is_run(d):
         d = dense(program, conv.w)
-        copy(program, conv.w, d)
+        loop_nest(program, copying(conv.w, d))
     rows, columns = conv.rows.exchanged(), conv.columns.exchanged()
     taps = list(product(range(x.shape[0]), range(columns.taps), range(rows.taps)))
     form = _form(conv.dtype, d.shape[0], len(taps))

@@ -35,7 +35,6 @@ PHASED = f"""{LOWERING}
     out_channels out_height out_width
 """
 PACK = "w out_step out_channels rows k_extent places packed"
-COPY = "x x0 x1 x2 x3 out out0 out1 out2 out3 n1 n2 n3"
 PLANE = """
     x image_step channel_step row_step column_step w w_out w_channel w_row w_column
     out out_image out_channel out_row out_column out_channels group_channels channels
@@ -70,6 +69,39 @@ def _offset_tiles(dtype: str, rows: int, vectors: int, **others: tuple[str]) -> 
     return f"{text}ROWS, WIDTH = {rows}, {vectors} * LANES\n"
 
 
+# A row at a time, element by element.
+_COPY_ANY = """\
+                    for i in range(rows):
+                        offset = load_int64(row_offsets, i)
+                        dst = plane + i * row_bytes
+                        if clear or offset != NOWHERE:
+                            for j in range(row_length):
+                                store_$T(dst, j, 0.0)
+                        if offset != NOWHERE:
+                            src = start + offset
+                            j = low
+                            while j < high:
+                                store_$T(dst, j, load_$T(src, 0))
+                                src += step_bytes
+                                j += out_step
+"""
+# A vector of all rows at a time. A row's last vector spills into the rows below, so vectors go from
+# right to left and rows downwards: whatever is spilled on is written afterwards.
+_COPY_VECTORS = """\
+                    v = last
+                    while v >= 0:
+                        src = start + (v - low) * step_bytes
+                        dst = plane + v * ITEM
+                        if mode == 1:
+                            copy_rows(dst, row_bytes, src, row_offsets, NOWHERE, clear, rows,
+                                      low - v, high - v)
+                        else:
+                            copy_even_rows(dst, row_bytes, src, row_offsets, NOWHERE, clear, rows,
+                                           low - v, high - v)
+                        v -= LANES
+"""
+
+
 def lower(dtype: str) -> str:
     """Lower one band: called by address with (the caller's table, unit, scratch slot).
 
@@ -100,33 +132,9 @@ def kernel(table, unit, slot):
             for phase in range(row_phases):
                 row_offsets = row_table + 8 * (phase * table_rows + first)
                 if mode == 0:
-                    for i in range(rows):
-                        offset = load_int64(row_offsets, i)
-                        dst = plane + i * row_bytes
-                        if clear or offset != NOWHERE:
-                            for j in range(row_length):
-                                store_{dtype}(dst, j, 0.0)
-                        if offset != NOWHERE:
-                            src = start + offset
-                            j = low
-                            while j < high:
-                                store_{dtype}(dst, j, load_{dtype}(src, 0))
-                                src += step_bytes
-                                j += out_step
+{_COPY_ANY.replace("$T", dtype)}
                 else:
-                    # A row's last vector spills into the rows below, so vectors go from right to
-                    # left and rows downwards: whatever is spilled on is written afterwards.
-                    v = last
-                    while v >= 0:
-                        src = start + (v - low) * step_bytes
-                        dst = plane + v * ITEM
-                        if mode == 1:
-                            copy_rows(dst, row_bytes, src, row_offsets, NOWHERE, clear, rows,
-                                      low - v, high - v)
-                        else:
-                            copy_even_rows(dst, row_bytes, src, row_offsets, NOWHERE, clear, rows,
-                                           low - v, high - v)
-                        v -= LANES
+{_COPY_VECTORS}
                 plane += plane_bytes
 """
 
@@ -216,6 +224,51 @@ def kernel(table, begin, end):
 """
 
 
+# The products of a row phase, a row for each column phase and output channel.
+_MULTIPLY_PHASES = """\
+                    for b_phase in range(column_dilation):
+                        entry = phases + 24 * (a_phase * column_dilation + b_phase)
+                        k_extent = load_int64(entry, 0)
+                        offsets = load_int64(entry, 1)
+                        a = packed + load_int64(entry, 2) + panel * k_extent * ROWS * ITEM
+                        c = base + b_phase * ROWS * product_row * ITEM
+                        q, left = 0, band * row_length
+                        while left > 0:
+                            if left > WIDTH - LANES:
+                                tile(k_extent, a, s + q * ITEM, offsets, c + q * ITEM,
+                                     product_row, left, ROWS, 0)
+                                q += WIDTH
+                                left -= WIDTH
+                            else:
+                                narrow_tile(k_extent, a, s + q * ITEM, offsets, c + q * ITEM,
+                                            product_row, left, ROWS, 0)
+                                q += LANES
+                                left -= LANES
+"""
+# Their way into the output, whose neighbouring columns belong to different phases.
+_SCATTER_PHASES = """\
+                    for i in range(min(ROWS, out_channels - panel * ROWS)):
+                        plane = out + (unit + g) // bands * out_image_bytes
+                        plane += (panel * ROWS + i) * out_channel_bytes
+                        for r in range(band):
+                            h = a_phase + row_dilation * (first + r)
+                            if h >= out_height:
+                                break
+                            dst = plane + h * out_row_bytes
+                            src = base + (i * product_row + r * row_length) * ITEM
+                            odd = ROWS * product_row * ITEM
+                            if column_dilation == 2 and out_step_bytes == ITEM:
+                                for v in range(0, row_length, LANES):
+                                    interleave(dst + 2 * v * ITEM, src + v * ITEM,
+                                               src + odd + v * ITEM, out_width - 2 * v)
+                            else:
+                                for w in range(out_width):
+                                    value = load_$T(
+                                        src + w % column_dilation * odd, w // column_dilation)
+                                    store_$T(dst + w * out_step_bytes, 0, value)
+"""
+
+
 def phased(dtype: str, rows: int, vectors: int) -> str:
     """Convolution of an input with inserted zeros, phase by phase, so no zero is multiplied.
 
@@ -238,60 +291,9 @@ def kernel(table, begin, end):
                     band = min(band_rows, out_rows - first)
                     s = scratch + (task * block + g) * slot_bytes
                     base = products + task * product_bytes
-                    for b_phase in range(column_dilation):
-                        entry = phases + 24 * (a_phase * column_dilation + b_phase)
-                        k_extent = load_int64(entry, 0)
-                        offsets = load_int64(entry, 1)
-                        a = packed + load_int64(entry, 2) + panel * k_extent * ROWS * ITEM
-                        c = base + b_phase * ROWS * product_row * ITEM
-                        q, left = 0, band * row_length
-                        while left > 0:
-                            if left > WIDTH - LANES:
-                                tile(k_extent, a, s + q * ITEM, offsets, c + q * ITEM,
-                                     product_row, left, ROWS, 0)
-                                q += WIDTH
-                                left -= WIDTH
-                            else:
-                                narrow_tile(k_extent, a, s + q * ITEM, offsets, c + q * ITEM,
-                                            product_row, left, ROWS, 0)
-                                q += LANES
-                                left -= LANES
-                    for i in range(min(ROWS, out_channels - panel * ROWS)):
-                        plane = out + (unit + g) // bands * out_image_bytes
-                        plane += (panel * ROWS + i) * out_channel_bytes
-                        for r in range(band):
-                            h = a_phase + row_dilation * (first + r)
-                            if h >= out_height:
-                                break
-                            dst = plane + h * out_row_bytes
-                            src = base + (i * product_row + r * row_length) * ITEM
-                            odd = ROWS * product_row * ITEM
-                            if column_dilation == 2 and out_step_bytes == ITEM:
-                                for v in range(0, row_length, LANES):
-                                    interleave(dst + 2 * v * ITEM, src + v * ITEM,
-                                               src + odd + v * ITEM, out_width - 2 * v)
-                            else:
-                                for w in range(out_width):
-                                    value = load_{dtype}(
-                                        src + w % column_dilation * odd, w // column_dilation)
-                                    store_{dtype}(dst + w * out_step_bytes, 0, value)
+{_MULTIPLY_PHASES}
+{_SCATTER_PHASES.replace("$T", dtype)}
             unit += count
-"""
-
-
-def copy(dtype: str) -> str:
-    """A strided copy of four axes; [begin, end) is the outermost. Strides in elements."""
-    return f"""{prologue(dtype)}
-
-def kernel(table, begin, end):
-{unpack(COPY)}
-    for i0 in range(begin, end):
-        for i1 in range(n1):
-            for i2 in range(n2):
-                src = x + (i0 * x0 + i1 * x1 + i2 * x2) * ITEM
-                dst = out + (i0 * out0 + i1 * out1 + i2 * out2) * ITEM
-                for i3 in range(n3):
-                    store_{dtype}(dst, i3 * out3, load_{dtype}(src, i3 * x3))
 """
 
 

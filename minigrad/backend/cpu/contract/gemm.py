@@ -22,13 +22,24 @@ from minigrad.backend.launch import Operand, Pointer, Program, contiguous_stride
 # Products that one accumulator sums before the next block starts from 0. 512 is 7% faster at 512
 # cubed and no faster at 2048, but its float32 error is half as large again.
 DEPTH_BLOCK = 256
-BLOCK_BYTES = machine.second_cache().nbytes // 2  # of B, to stay in half of a second-level cache
+BLOCK_BYTES = machine.second_cache().nbytes // 2  # of B: half of a core's second-level cache
 ROW_BLOCK = 2048  # rows of packed A that one unit may hold
 SUMS_BLOCK = 2048  # sums that the kernel for few rows keeps in the first cache
 
+# Costs, in cycles of one core. A vector of products takes one in a tile.
 PARALLEL_CYCLES = 8000  # entering and leaving a parallel region
 UNIT_CYCLES = 100  # finding a unit's place in the grid
 TILE_CYCLES = 40  # clearing the sums of a tile and storing them
+# Of an element that is packed: where its neighbours in memory are those along the panel, those
+# along the depth, or neither.
+PACK_A_CYCLES = (0.3, 1.0, 2.0)
+PACK_B_CYCLES = (0.2, 0.4, 2.0)
+COPY_CYCLES = 2.0  # of an element that is copied to where the depth is contiguous
+# The kernel for few rows: of a vector of products, and of a row and step of the depth.
+ROWS_VECTOR_CYCLES, ROWS_STEP_CYCLES = 1.5, 10
+# The kernel of dot products: of a vector of products, and of the sum over its lanes.
+DOTS_VECTOR_CYCLES, DOTS_SUM_CYCLES = 2, 30
+WRAPPING_CYCLES = 2.0  # of a product of integers
 
 
 @dataclass(frozen=True)
@@ -207,9 +218,9 @@ def _tiles_plan(product: Product, cut: Cut) -> GemmPlan:
     tiles = cut.rows / rows * ceil(cut.columns / panel) * ceil(cut.depth / DEPTH_BLOCK)
     unit = multiply_adds + TILE_CYCLES * tiles
     if pack_a:
-        unit += cut.rows * cut.depth * (0.3 if a_row == 1 else 1.0 if a_depth == 1 else 2.0)
+        unit += cut.rows * cut.depth * _packing(PACK_A_CYCLES, a_row, a_depth)
     if pack_b:
-        unit += cut.columns * cut.depth * (0.2 if b_column == 1 else 0.4 if b_depth == 1 else 2.0)
+        unit += cut.columns * cut.depth * _packing(PACK_B_CYCLES, b_column, b_depth)
     scratch = 0
     if pack_a:
         a_panels = ceil(min(cut.rows, ROW_BLOCK + rows) / rows)
@@ -231,10 +242,14 @@ def _tiles_plan(product: Product, cut: Cut) -> GemmPlan:
     )
 
 
+def _packing(cycles: tuple[float, float, float], panel_step: int, depth_step: int) -> float:
+    return cycles[0 if panel_step == 1 else 1 if depth_step == 1 else 2]
+
+
 def _rows_plan(product: Product, cut: Cut) -> GemmPlan:
     itemsize, width = product.out.dtype.itemsize, lanes(product.out.dtype.name)
     column_block = min(cut.columns, max(width, SUMS_BLOCK // cut.rows))
-    unit = cut.rows * cut.depth * (cut.columns / width * 1.5 + 10)
+    unit = cut.rows * cut.depth * (cut.columns / width * ROWS_VECTOR_CYCLES + ROWS_STEP_CYCLES)
     return GemmPlan(
         product,
         gemm_kernels.rows_kernel,
@@ -250,9 +265,9 @@ def _rows_plan(product: Product, cut: Cut) -> GemmPlan:
 def _dots_plan(product: Product, cut: Cut) -> GemmPlan:
     itemsize, width = product.out.dtype.itemsize, lanes(product.out.dtype.name)
     copies = product.a.strides[2] != 1
-    unit = cut.rows * cut.columns * (cut.depth / width * 2 + 30)
+    unit = cut.rows * cut.columns * (cut.depth / width * DOTS_VECTOR_CYCLES + DOTS_SUM_CYCLES)
     if copies:
-        unit += cut.rows * cut.depth * 2
+        unit += cut.rows * cut.depth * COPY_CYCLES
     return GemmPlan(
         product,
         gemm_kernels.dots_kernel,
@@ -266,7 +281,7 @@ def _dots_plan(product: Product, cut: Cut) -> GemmPlan:
 def _wrapping_plans(product: Product) -> Iterator[GemmPlan]:
     for cut in _cuts(product, 1, 1):
         if cut.groups[2] == 1:
-            unit = 2.0 * cut.rows * cut.columns * cut.depth
+            unit = WRAPPING_CYCLES * cut.rows * cut.columns * cut.depth
             total = _total(product, cut, unit, gathers=False)
             yield GemmPlan(product, gemm_kernels.wrapping_kernel, cut.groups, cut.tasks, total)
 

@@ -9,7 +9,7 @@ from typing import Any
 from minigrad.backend.cpu import machine
 from minigrad.backend.cpu.contract import conv_kernels as kernels
 from minigrad.backend.cpu.contract.axis import Axis
-from minigrad.backend.cpu.contract.convolution import (
+from minigrad.backend.cpu.contract.conv_launch import (
     aligned,
     compiled,
     constant_table,

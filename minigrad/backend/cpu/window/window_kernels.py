@@ -237,58 +237,28 @@ _BLOCKS = """            for start in range(0, columns, LANES):
                 left = columns - column
 """
 
-_PAIR_MAX = (
-    _MASKS
-    + _rows("x out")
-    + _lines("x")
-    + _BLOCKS
-    + _cells("x")
-    + """
-                best = choose(improves(x1, x0), x1, x0)
-                best = choose(improves(x2, best), x2, best)
-                best = choose(improves(x3, best), x3, best)
-                store_first(out_plane + row * out_2, column, left, best)
+# The last row of an odd height is in no window.
+_LONE_ROW = """            if 2 * row + 1 == height:
+                for column in range(width):
+                    store_out(top_out, column, out_type(0))
+                continue
 """
-)
-
-_PAIR_SUM = (
-    _MASKS
-    + _rows("x out")
-    + _lines("x")
-    + _BLOCKS
-    + _cells("x")
-    + """
-                store_first(out_plane + row * out_2, column, left, add(add(x0, x1), add(x2, x3)))
-"""
-)
-
-_PAIR_SELECT = (
-    _MASKS
-    + _rows("x u out")
-    + _lines("x u")
-    + _BLOCKS
-    + _cells("x")
-    + _cells("u")
-    + """
-                better = improves(x1, x0)
-                best = choose(better, x1, x0)
-                picked = choose(better, u1, u0)
-                better = improves(x2, best)
-                best = choose(better, x2, best)
-                picked = choose(better, u2, picked)
-                better = improves(x3, best)
-                picked = choose(better, u3, picked)
-                store_first(out_plane + row * out_2, column, left, picked)
-"""
-)
 
 
-def _write_cells(cells: tuple[str, str, str, str]) -> str:
+def _pairs(operands: str, lines: str, cells: str, body: str, before: str = "") -> str:
+    """A kernel that does `body` for each block of windows.
+
+    `lines` are the operands of two rows for each row of windows, of which `cells` are loaded.
+    """
+    loads = "".join(map(_cells, cells.split()))
+    return _MASKS + _rows(operands) + _lines(lines) + before + _BLOCKS + loads + body
+
+
+def _write_cells(top_left: str, top_right: str, bottom_left: str, bottom_right: str) -> str:
     """Write four vectors into the cells of LANES windows of `out`.
 
     The column that an odd width leaves over becomes zero.
     """
-    top_left, top_right, bottom_left, bottom_right = cells
     return f"""
                 at, beyond = 2 * column, 2 * left - LANES
                 store_first(top_out, at, 2 * left, zip_low({top_left}, {top_right}))
@@ -301,21 +271,27 @@ def _write_cells(cells: tuple[str, str, str, str]) -> str:
 """
 
 
-# The last row of an odd height is in no window.
-_LONE_ROW = """            if 2 * row + 1 == height:
-                for column in range(width):
-                    store_out(top_out, column, out_type(0))
-                continue
+_MAX = """
+                best = choose(improves(x1, x0), x1, x0)
+                best = choose(improves(x2, best), x2, best)
+                best = choose(improves(x3, best), x3, best)
+                store_first(out_plane + row * out_2, column, left, best)
 """
-
-_PAIR_SCATTER = (
-    _MASKS
-    + _rows("x g out")
-    + _lines("x out")
-    + _LONE_ROW
-    + _BLOCKS
-    + _cells("x")
-    + """
+_SUM = """
+                store_first(out_plane + row * out_2, column, left, add(add(x0, x1), add(x2, x3)))
+"""
+_SELECT = """
+                better = improves(x1, x0)
+                best = choose(better, x1, x0)
+                picked = choose(better, u1, u0)
+                better = improves(x2, best)
+                best = choose(better, x2, best)
+                picked = choose(better, u2, picked)
+                better = improves(x3, best)
+                picked = choose(better, u3, picked)
+                store_first(out_plane + row * out_2, column, left, picked)
+"""
+_SCATTER = """
                 nothing = spread(out_type(0), LANES)
                 value = g_lanes(g_plane + row * g_2, column, valid)
                 second = improves(x1, x0)
@@ -330,25 +306,15 @@ _PAIR_SCATTER = (
                 g1 = choose(second, value, nothing)
                 g0 = choose(second, nothing, value)
 """
-    + _write_cells(("g0", "g1", "g2", "g3"))
-)
-
-_PAIR_SPREAD = (
-    _MASKS
-    + _rows("x out")
-    + _lines("out")
-    + _LONE_ROW
-    + _BLOCKS
-    + """
+_SPREAD = """
                 value = x_lanes(x_plane + row * x_2, column, valid)
 """
-    + _write_cells(("value", "value", "value", "value"))
-)
-
 PAIRS = {
-    "pair_max": _PAIR_MAX,
-    "pair_sum": _PAIR_SUM,
-    "pair_select": _PAIR_SELECT,
-    "pair_scatter": _PAIR_SCATTER,
-    "pair_spread": _PAIR_SPREAD,
+    "pair_max": _pairs("x out", "x", "x", _MAX),
+    "pair_sum": _pairs("x out", "x", "x", _SUM),
+    "pair_select": _pairs("x u out", "x u", "x u", _SELECT),
+    "pair_scatter": _pairs(
+        "x g out", "x out", "x", _SCATTER + _write_cells("g0", "g1", "g2", "g3"), _LONE_ROW
+    ),
+    "pair_spread": _pairs("x out", "out", "", _SPREAD + _write_cells(*["value"] * 4), _LONE_ROW),
 }

@@ -50,17 +50,18 @@ TILES = (
 # Results of a thread: more, of 8 bytes each, would not leave registers for two blocks.
 MOST_WIDE_RESULTS = 16
 
-# Costs, in lane-cycles of one multiprocessor.
+# Costs, in lane-cycles of one multiprocessor: cycles times the lanes that are busy.
 LOAD = 8  # one element from memory into shared memory
-EACH_TERM = 10  # of the `each` kernel
-DOT_PLACE, DOT_TERM = 30, 8
+EACH_TERM = 10  # a term of the `each` kernel
+DOT_PLACE, DOT_TERM = 30, 8  # a product's place in the `dots` kernel, and a term with one pixel
 STORE = 40  # one element to memory, or from it
 BLOCK = 1 << 15  # what a block does before and after its sums
 LAUNCH = 1 << 19  # a second kernel
-WARP = 32
 BUSY = 512  # threads that keep a multiprocessor's arithmetic busy
-LEAST_TERMS = 64  # of a part
-LEAST_DOT = 8 * THREADS
+
+WARP = 32  # threads that load side by side
+LEAST_TERMS = 64  # terms of an output that one part of a tiled sum has, at least
+LEAST_DOT = 8 * THREADS  # and of a `dots` sum
 
 
 def conv2d(

@@ -108,14 +108,18 @@ DEVICE const Problem& problem_of(const i64* table, u32 number) {
     )
 
 
-_COMBINED = """\
-// A thread for each output: the sum of its parts, in a fixed order.
-KERNEL {
+# What a block works on, where sums are not cut into parts.
+_UNIT = """\
     const Call& call = *(const Call*)table;
     const u32 unit = blockIdx.x / (u32)call.tiles, block = blockIdx.x - unit * (u32)call.tiles;
     const u32 number = unit / (u32)call.groups, group = unit - number * (u32)call.groups;
     const Problem& problem = problem_of(table, number);
-    const i64 at = (i64)block * THREADS + threadIdx.x, each = call.channels * call.plane;
+"""
+
+_COMBINED = """\
+// A thread for each output: the sum of its parts, in a fixed order.
+KERNEL {
+$UNIT    const i64 at = (i64)block * THREADS + threadIdx.x, each = call.channels * call.plane;
     const I o = (I)(at / call.plane), m = (I)(at - o * call.plane);
     if (at >= each || m >= problem.pixels) return;
     const A* partial = call.partial + (unit * call.parts * each + at);
@@ -129,11 +133,7 @@ KERNEL {
 _EACH = """\
 // A thread for each output: for few products and few channels of a group.
 KERNEL {
-    const Call& call = *(const Call*)table;
-    const u32 unit = blockIdx.x / (u32)call.tiles, block = blockIdx.x - unit * (u32)call.tiles;
-    const u32 number = unit / (u32)call.groups, group = unit - number * (u32)call.groups;
-    const Problem& problem = problem_of(table, number);
-    const u32 pixel_tiles = (u32)call.tiles / (u32)call.channels, o = block / pixel_tiles;
+$UNIT    const u32 pixel_tiles = (u32)call.tiles / (u32)call.channels, o = block / pixel_tiles;
     const I m = (I)(block - o * pixel_tiles) * THREADS + threadIdx.x;
     if (m >= (I)problem.pixels) return;
     const Place pixel = place(problem.pixel_axes, m, (I)problem.pixels);
@@ -205,19 +205,24 @@ def lanes_of(dtype: DType) -> int:
     return 2 if accumulator_type(dtype) in ("double", "u64") else 4
 
 
+def _source(dtype: DType, wide: bool, kernel: str) -> str:
+    threads = f"enum {{ THREADS = {THREADS} }};\n"
+    return prologue(dtype, wide) + threads + kernel.replace("$UNIT", _UNIT)
+
+
 @cache
 def combined(dtype: DType, wide: bool) -> str:
     """The source of the sum of parts."""
-    return prologue(dtype, wide) + f"enum {{ THREADS = {THREADS} }};\n" + _COMBINED
+    return _source(dtype, wide, _COMBINED)
 
 
 @cache
 def each(dtype: DType, wide: bool) -> str:
     """The source with a thread for each output."""
-    return prologue(dtype, wide) + f"enum {{ THREADS = {THREADS} }};\n" + _EACH
+    return _source(dtype, wide, _EACH)
 
 
 @cache
 def dots(dtype: DType, wide: bool) -> str:
     """The source with a block for a few outputs."""
-    return prologue(dtype, wide) + f"enum {{ THREADS = {THREADS} }};\n" + _DOTS % POINTS
+    return _source(dtype, wide, _DOTS % POINTS)

@@ -47,28 +47,21 @@ _CORNER = (
 _STORE = "    store(out_plane + (row * out_2 + column * out_3), {});\n"
 
 
+def _windows(operands: str, body: str, result: str) -> str:
+    """A thread for each window: `body` finds its `result`."""
+    return _DECODE + _planes(operands, written="out") + _CORNER + body + _STORE.format(result)
+
+
 def window_sum(unrolled: bool) -> str:
     """The sum of each window."""
-    return (
-        _DECODE
-        + _planes("x", written="out")
-        + _CORNER
-        + "    x_value sum = 0;\n"
-        + _taps("sum = plus(sum, value);", unrolled)
-        + _STORE.format("sum")
-    )
+    taps = _taps("sum = plus(sum, value);", unrolled)
+    return _windows("x", "    x_value sum = 0;\n" + taps, "sum")
 
 
 def window_max(unrolled: bool) -> str:
     """The maximum of each window, `lowest` where a window holds no element of x."""
-    return (
-        _DECODE
-        + _planes("x", written="out")
-        + _CORNER
-        + "    x_value best = lowest();\n"
-        + _taps("if (inside && improves(value, best)) best = value;", unrolled)
-        + _STORE.format("best")
-    )
+    taps = _taps("if (inside && improves(value, best)) best = value;", unrolled)
+    return _windows("x", "    x_value best = lowest();\n" + taps, "best")
 
 
 _WINS = (
@@ -81,14 +74,7 @@ def _winner(unrolled: bool) -> str:
     return "    x_value best = lowest();\n    index_t winner = -1;\n" + _taps(_WINS, unrolled)
 
 
-def window_select(unrolled: bool) -> str:
-    """The value of u at the first maximum of x in each window."""
-    return (
-        _DECODE
-        + _planes("x u", written="out")
-        + _CORNER
-        + _winner(unrolled)
-        + """\
+_PICK = """\
     u_value picked = 0;
     if (winner >= 0) {
         const index_t i = winner / taps_w, y = top + i * dilation_h;
@@ -96,19 +82,17 @@ def window_select(unrolled: bool) -> str:
         picked = read(u_plane + (y * u_2 + z * u_3));
     }
 """
-        + _STORE.format("picked")
-    )
+
+
+def window_select(unrolled: bool) -> str:
+    """The value of u at the first maximum of x in each window."""
+    return _windows("x u", _winner(unrolled) + _PICK, "picked")
 
 
 def winners(unrolled: bool) -> str:
     """The winning tap of each window, dense; `nobody` in an empty one."""
-    return (
-        _DECODE
-        + _planes("x")
-        + _CORNER
-        + _winner(unrolled)
-        + "    out[flat] = (out_type)(winner < 0 ? nobody : winner);\n"
-    )
+    store = "    out[flat] = (out_type)(winner < 0 ? nobody : winner);\n"
+    return _DECODE + _planes("x") + _CORNER + _winner(unrolled) + store
 
 
 # Solves position + i * dilation = 0 modulo spacing for the least i >= 0, if i < taps, and gives the
@@ -132,11 +116,9 @@ struct Spaced {
 
 # x's elements lie `spacing` apart, so that few taps meet one. A lift is a multiple of the spacing
 # that makes positions positive, a turn the dilation modulo the spacing.
-SPACED_SUM = (
-    _DECODE
-    + _planes("x", written="out")
-    + _CORNER
-    + """\
+SPACED_SUM = _windows(
+    "x",
+    """\
     const Spaced down(top, taps_h, dilation_h, lift_h, turn_h, by_spacing_h);
     const Spaced across(left, taps_w, dilation_w, lift_w, turn_w, by_spacing_w);
     x_value sum = 0;
@@ -148,8 +130,8 @@ SPACED_SUM = (
         for (index_t j = across.first; j < taps_w; j += every_w, z += step_w)
             if (z >= 0 && z < width) sum = plus(sum, read(x_line + z * x_3));
     }
-"""
-    + _STORE.format("sum")
+""",
+    "sum",
 )
 
 # Windows that do not overlap: a thread owns the stride_h x stride_w elements (a cell) that a window

@@ -1,4 +1,4 @@
-"""A convolution of one group, and what all of its lowerings need: launches, tables, copies."""
+"""A convolution of one group, and what all of its lowerings need: launches and tables."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from minigrad.backend.cpu.contract import conv_kernels as kernels
 from minigrad.backend.cpu.contract.axis import Axis
-from minigrad.backend.cpu.kernel_text import shares
 from minigrad.backend.cpu.runtime.jit import Kernel, compile_kernel
 from minigrad.backend.launch import Operand, Program, contiguous_strides
 
@@ -99,12 +97,3 @@ def dense(program: Program, like: Operand) -> Operand:
     """Row-major scratch of the shape and dtype of `like`."""
     slot = program.scratch_slot(like.size * like.dtype.itemsize)
     return Operand(slot, like.dtype, like.shape, contiguous_strides(like.shape))
-
-
-def copy(program: Program, x: Operand, out: Operand) -> None:
-    """Copy an operand of four axes to another of its shape."""
-    extent, *inner = x.shape
-    values = {"x": x.pointer, "out": out.pointer, **named("n1 n2 n3", inner)}
-    values |= named("x0 x1 x2 x3", x.strides) | named("out0 out1 out2 out3", out.strides)
-    tasks = shares(x.size, extent)
-    launch(program, kernels.copy, [x.dtype.name], kernels.COPY, values, extent, tasks)
