@@ -5,7 +5,7 @@
 A column "reverse n" is the n-th gradient of a random weighting of the outputs, each gradient
 weighted by another random direction; "forward n" nests n Jacobian-vector products; "mixed"
 differentiates forwards, twice, what was differentiated backwards. All is float64. The reference
-computes the same numbers with 40 digits from the textbook formulas alone (`examples/multidual.py`);
+computes the same numbers with 40 digits from the textbook formulas alone (`examples/textbook.py`);
 printed is the largest difference from it, relative to the largest entry.
 
 What to see: ours stays at the rounding of float64 in every column. PyTorch's batch, layer and
@@ -19,135 +19,18 @@ import argparse
 import importlib.util
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import Any
 
 import minigrad as mg
 from examples.multidual import derivative
+from examples.textbook import CASES, Case
 from minigrad import Tensor
 
-EPS = 1e-3
 REVERSE, FORWARD = 5, 3
 COLUMNS = [f"reverse {n}" for n in range(1, REVERSE + 1)]
 COLUMNS += [f"forward {n}" for n in range(1, FORWARD + 1)] + ["mixed"]
-Numbers = list[Any]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A normalization of x: as minigrad computes it, as the textbook has it, as PyTorch does."""
-
-    name: str
-    shape: tuple[int, ...]
-    ours: Callable[[Tensor], Tensor]
-    textbook: Callable[[Numbers], Numbers]
-    torch: Callable[[Any, Any], Any] | None = None  # of the module torch and a tensor
-
-
-# The textbook's formulas, on flat lists of numbers of any kind.
-
-
-def standardized(x: Numbers) -> Numbers:
-    """(x - mean) / sqrt(variance + eps) of one set."""
-    mean = sum(x) / len(x)
-    centred = [xi - mean for xi in x]
-    inverse = (sum(c * c for c in centred) / len(x) + EPS) ** -0.5
-    return [c * inverse for c in centred]
-
-
-def scaled(x: Numbers) -> Numbers:
-    """x / sqrt(mean of squares + eps) of one set."""
-    inverse = (sum(xi * xi for xi in x) / len(x) + EPS) ** -0.5
-    return [xi * inverse for xi in x]
-
-
-def weight_normalized(v: Numbers) -> Numbers:
-    """v / ||v|| of one filter."""
-    inverse = sum(vi * vi for vi in v) ** -0.5
-    return [vi * inverse for vi in v]
-
-
-def responses(x: Numbers) -> Numbers:
-    """x / (1 + alpha / n * sum of the squares of n neighbours) ** 0.75, with n = 3, alpha = 0.5."""
-    padded = [0, *x, 0]
-    around = [sum(p * p for p in padded[i : i + 3]) for i in range(len(x))]
-    return [xi * (s * (0.5 / 3) + 1) ** -0.75 for xi, s in zip(x, around, strict=True)]
-
-
-def each(
-    sets: Sequence[Sequence[int]], f: Callable[[Numbers], Numbers]
-) -> Callable[[Numbers], Numbers]:
-    """f applied to every set of positions."""
-
-    def normalize(x: Numbers) -> Numbers:
-        y = list(x)
-        for places in sets:
-            for place, value in zip(places, f([x[i] for i in places]), strict=True):
-                y[place] = value
-        return y
-
-    return normalize
-
-
-def along(shape: tuple[int, ...], axes: Sequence[int]) -> list[list[int]]:
-    """The sets of flat positions that extend along `axes`, one for each index of the others."""
-    sets: dict[tuple[int, ...], list[int]] = {}
-    for place in range(prod(shape)):
-        index, rest = [], place
-        for n in reversed(shape):
-            index.append(rest % n)
-            rest //= n
-        index.reverse()
-        sets.setdefault(tuple(i for a, i in enumerate(index) if a not in axes), []).append(place)
-    return list(sets.values())
-
-
-def _cases() -> list[Case]:
-    batch, rows, maps = (5, 2), (2, 5), (1, 4, 3)
-    pixels, grouped = (2, 1, 2, 3), (1, 2, 2, 3)
-    return [
-        Case(
-            "batch norm", batch,
-            lambda x: mg.nn.batch_norm(x, training=True, eps=EPS),
-            each(along(batch, [0]), standardized),
-            lambda torch, x: torch.nn.functional.batch_norm(x, None, None, training=True, eps=EPS),
-        ),
-        Case(
-            "layer norm", rows,
-            lambda x: mg.nn.layer_norm(x, 5, eps=EPS),
-            each(along(rows, [1]), standardized),
-            lambda torch, x: torch.nn.functional.layer_norm(x, (5,), eps=EPS),
-        ),
-        Case(
-            "group norm", maps,
-            lambda x: mg.nn.group_norm(x, 2, eps=EPS),
-            each(along(grouped, [2, 3]), standardized),
-            lambda torch, x: torch.nn.functional.group_norm(x, 2, eps=EPS),
-        ),
-        Case(
-            "instance norm", pixels,
-            lambda x: mg.nn.instance_norm(x, eps=EPS),
-            each(along(pixels, [2, 3]), standardized),
-            lambda torch, x: torch.nn.functional.instance_norm(x, eps=EPS),
-        ),
-        Case(
-            "RMS norm", rows,
-            lambda x: mg.nn.rms_norm(x, 5, eps=EPS),
-            each(along(rows, [1]), scaled),
-            lambda torch, x: torch.nn.functional.rms_norm(x, (5,), eps=EPS),
-        ),
-        Case(
-            "local response norm", (2, 5, 1, 1),
-            lambda x: mg.nn.local_response_norm(x, 3, alpha=0.5),
-            each(along((2, 5, 1, 1), [1]), responses),
-            lambda torch, x: torch.nn.functional.local_response_norm(x, 3, alpha=0.5),
-        ),
-    ]  # fmt: skip
-
-
-CASES = _cases()
 
 
 class Probe:
