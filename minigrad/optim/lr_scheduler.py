@@ -87,10 +87,9 @@ class LinearLR(LRScheduler):
     counts = ("total_iters",)
 
     def _prepare(self) -> None:
-        if not 0 < self.start_factor <= 1:
-            raise ValueError(f"LinearLR: expected start_factor in (0, 1], got {self.start_factor}.")
-        if not 0 <= self.end_factor <= 1:
-            raise ValueError(f"LinearLR: expected end_factor in [0, 1], got {self.end_factor}.")
+        start, end = self.start_factor, self.end_factor
+        self.require(0 < start <= 1, "start_factor in (0, 1]", start)
+        self.require(0 <= end <= 1, "end_factor in [0, 1]", end)
 
     def _rate(self, base_lr: float, epoch: int) -> float:
         progress = min(epoch, self.total_iters) / self.total_iters
@@ -165,33 +164,25 @@ class OneCycleLR(LRScheduler):
 
     def _check(self) -> None:
         if self.total_steps is None:
-            if self.epochs is None or self.steps_per_epoch is None:
-                raise ValueError(
-                    "OneCycleLR: expected total_steps, or epochs and steps_per_epoch, got neither."
-                )
-            self.total_steps = self.epochs * self.steps_per_epoch
-        if not 0 <= self.pct_start <= 1:
-            raise ValueError(f"OneCycleLR: expected pct_start in [0, 1], got {self.pct_start}.")
-        if self.anneal_strategy not in ("cos", "linear"):
-            raise ValueError(
-                f"OneCycleLR: expected anneal_strategy 'cos' or 'linear', "
-                f"got {self.anneal_strategy!r}."
+            epochs, steps = self.epochs or 0, self.steps_per_epoch or 0
+            self.total_steps = epochs * steps
+            expected = "total_steps, or epochs and steps_per_epoch"
+            self.require(
+                self.total_steps > 0, expected, f"{self.epochs} and {self.steps_per_epoch}"
             )
-        if self.cycle_momentum and not {"momentum", "betas"} & set(self.optimizer.defaults):
-            raise ValueError(
-                f"OneCycleLR: expected an optimizer with momentum or betas, got "
-                f"{type(self.optimizer).__name__}. Pass cycle_momentum=False."
-            )
+        self.require(0 <= self.pct_start <= 1, "pct_start in [0, 1]", self.pct_start)
+        strategy = self.anneal_strategy
+        known = strategy in ("cos", "linear")
+        self.require(known, "anneal_strategy 'cos' or 'linear'", repr(strategy))
+        turns = not self.cycle_momentum or {"momentum", "betas"} & set(self.optimizer.defaults)
+        got, cure = type(self.optimizer).__name__, "Pass cycle_momentum=False."
+        self.require(bool(turns), "an optimizer with momentum or betas", got, cure)
 
     def _position(self) -> tuple[int, float]:
         """The phase, and how much of it is done."""
         epoch, total = self.last_epoch, self.total_steps
         assert total is not None
-        if epoch > total:
-            raise ValueError(
-                f"OneCycleLR: expected at most {total} steps, got {epoch}. "
-                "Pass a larger total_steps."
-            )
+        self.require(epoch <= total, f"at most {total} steps", epoch, "Pass a larger total_steps.")
         up = self.pct_start * total - 1  # the step at which the peak is reached
         ends = [up, 2 * up, total - 1] if self.three_phase else [up, total - 1]
         phase = next((i for i, end in enumerate(ends) if epoch <= end), len(ends) - 1)
@@ -224,21 +215,17 @@ class SequentialLR(LRScheduler):
     milestones: Sequence[int]
 
     def _prepare(self) -> None:
-        if len(self.milestones) != len(self.schedulers) - 1:
-            raise ValueError(
-                f"SequentialLR: expected one milestone between each two of {len(self.schedulers)} "
-                f"schedulers, got {len(self.milestones)} milestones."
-            )
+        n, milestones = len(self.schedulers), len(self.milestones)
+        between = f"one milestone between each two of {n} schedulers"
+        self.require(milestones == n - 1, between, f"{milestones} milestones")
         for scheduler in self.schedulers:
             if not isinstance(scheduler, LRScheduler):
                 raise TypeError(
                     "SequentialLR: expected schedules of the epoch, got "
                     f"{type(scheduler).__name__}."
                 )
-            if scheduler.optimizer is not self.optimizer:
-                raise ValueError(
-                    "SequentialLR: expected schedulers of the optimizer passed, got another's."
-                )
+            same = scheduler.optimizer is self.optimizer
+            self.require(same, "schedulers of the optimizer passed", "another's")
 
     def _apply(self) -> None:
         i = bisect_right(self.milestones, self.last_epoch)
@@ -283,15 +270,11 @@ class ReduceLROnPlateau(Schedule):
     def __post_init__(self) -> None:
         """Check the options, and begin without a best metric."""
         self.check_optimizer()
-        if not 0 <= self.factor < 1:
-            raise ValueError(f"ReduceLROnPlateau: expected factor in [0, 1), got {self.factor}.")
-        for name, known in (("mode", ("min", "max")), ("threshold_mode", ("rel", "abs"))):
-            value = getattr(self, name)
-            if value not in known:
-                raise ValueError(
-                    f"ReduceLROnPlateau: expected {name} {known[0]!r} or {known[1]!r}, "
-                    f"got {value!r}."
-                )
+        self.require(0 <= self.factor < 1, "factor in [0, 1)", self.factor)
+        mode, threshold_mode = self.mode, self.threshold_mode
+        self.require(mode in ("min", "max"), "mode 'min' or 'max'", repr(mode))
+        known = threshold_mode in ("rel", "abs")
+        self.require(known, "threshold_mode 'rel' or 'abs'", repr(threshold_mode))
         self.min_lrs = self.one_for_each("min_lr", self.min_lr)
         self.best = math.inf if self.mode == "min" else -math.inf
         self.num_bad_epochs = self.cooldown_counter = self.last_epoch = 0

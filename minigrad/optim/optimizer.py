@@ -20,6 +20,7 @@ from minigrad.device import Device
 from minigrad.dtype import float64
 from minigrad.execution.compute import capturing, evaluate
 from minigrad.execution.modes import no_grad
+from minigrad.optim.checked import Checked
 from minigrad.tensor import Tensor
 
 __all__ = ["Optimizer"]
@@ -30,7 +31,7 @@ State = dict[str, Tensor]
 NOT_NEGATIVE = ("lr", "weight_decay", "eps", "momentum", "lr_decay", "initial_accumulator_value")
 
 
-class Optimizer:
+class Optimizer(Checked):
     """The base: a subclass says how one parameter is updated.
 
     Args:
@@ -53,25 +54,18 @@ class Optimizer:
         if isinstance(params, Tensor):
             raise TypeError(f"{self._name}: expected an iterable of tensors, got one. Pass [p].")
         groups = cast("list[Any]", list(params))
-        if not groups:
-            raise ValueError(f"{self._name}: expected at least one parameter, got none.")
+        self.require(bool(groups), "at least one parameter", "none")
         if not all(isinstance(g, dict) for g in groups):
             groups = [{"params": groups}]
         for group in groups:
             self.add_param_group(group)
 
-    @property
-    def _name(self) -> str:
-        return type(self).__name__
-
     def add_param_group(self, group: Group) -> None:
         """Add parameters with options of their own; those that require no gradient stay as is."""
         unknown = group.keys() - self.defaults - {"params", "lr_mult", "decay_mult", "initial_lr"}
-        if "params" not in group or unknown:
-            known = ", ".join(["params", *self.defaults, "lr_mult", "decay_mult"])
-            raise ValueError(
-                f"{self._name}: expected a group with the keys {known}, got {', '.join(group)}."
-            )
+        known = ", ".join(["params", *self.defaults, "lr_mult", "decay_mult"])
+        good = "params" in group and not unknown
+        self.require(good, f"a group with the keys {known}", ", ".join(group))
         params = self._checked(group["params"])
         new = {"params": params, **self.defaults, "lr_mult": 1.0, "decay_mult": 1.0}
         new.update((k, v) for k, v in group.items() if k != "params")
@@ -88,17 +82,13 @@ class Optimizer:
                     f"{self._name}: expected tensors as parameters, got {type(p).__name__} "
                     f"at position {i}."
                 )
-            if id(p) in seen:
-                raise ValueError(
-                    f"{self._name}: expected each parameter once, got "
-                    f"{p.dtype.name}{list(p.shape)} at position {i} again."
-                )
+            again = f"{p.dtype.name}{list(p.shape)} at position {i} again"
+            self.require(id(p) not in seen, "each parameter once", again)
             seen.add(id(p))
-        if params and not any(p.requires_grad for p in params):  # some may be frozen
-            raise ValueError(
-                f"{self._name}: expected parameters that require a gradient, got {len(params)} "
-                f"without. Make them with requires_grad=True, or unfreeze() their module."
-            )
+        some = not params or any(p.requires_grad for p in params)  # others may be frozen
+        cure = "Make them with requires_grad=True, or unfreeze() their module."
+        got = f"{len(params)} without"
+        self.require(some, "parameters that require a gradient", got, cure)
         return params
 
     def check_options(self, group: Group) -> None:
@@ -109,11 +99,6 @@ class Optimizer:
             betas = group["betas"]
             good = len(betas) == 2 and all(0 <= b < 1 for b in betas)
             self.require(good, "two betas in [0, 1)", betas)
-
-    def require(self, condition: bool, invariant: str, value: Any) -> None:
-        """Raise ValueError unless the condition holds."""
-        if not condition:
-            raise ValueError(f"{self._name}: expected {invariant}, got {value}.")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients; with `set_to_none=False` make them zero instead."""

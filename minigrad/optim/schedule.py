@@ -7,19 +7,16 @@ from dataclasses import dataclass, field
 from inspect import get_annotations
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
+from minigrad.optim.checked import Checked
 from minigrad.optim.optimizer import Optimizer
 
 T = TypeVar("T")
 
 
-class Schedule:
+class Schedule(Checked):
     """What schedules of the epoch and of a metric share."""
 
     optimizer: Optimizer
-
-    @property
-    def _name(self) -> str:
-        return type(self).__name__
 
     def check_optimizer(self) -> None:
         """Raise TypeError unless it is one."""
@@ -31,10 +28,7 @@ class Schedule:
         """A value for each parameter group, from one for all or a sequence."""
         n = len(self.optimizer.param_groups)
         values: list[Any] = list(value) if isinstance(value, Sequence) else [value] * n
-        if len(values) != n:
-            raise ValueError(
-                f"{self._name}: expected one {what} for each of {n} groups, got {len(values)}."
-            )
+        self.require(len(values) == n, f"one {what} for each of {n} groups", len(values))
         return values
 
     def get_last_lr(self) -> list[float]:
@@ -94,11 +88,9 @@ class LRScheduler(Schedule):
         for group in optimizer.param_groups:
             if last_epoch < 0:
                 group.setdefault("initial_lr", group["lr"])
-            elif "initial_lr" not in group:
-                raise ValueError(
-                    f"{self._name}: expected 'initial_lr' in every parameter group when "
-                    f"last_epoch={last_epoch}, got none. Load the optimizer's state first."
-                )
+            everywhere = f"'initial_lr' in every parameter group when last_epoch={last_epoch}"
+            cure = "Load the optimizer's state first."
+            self.require("initial_lr" in group, everywhere, "none", cure)
         self.base_lrs: list[float] = [g["initial_lr"] for g in optimizer.param_groups]
         self.step()
 
