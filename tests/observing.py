@@ -41,7 +41,7 @@ class Watch:
 
     def known(self) -> int:
         """Distinct kernels of this process, compiled or loaded."""
-        return len(self._kernels()._kernels)
+        return self._kernels().compile_kernel.cache_info().currsize
 
     def _kernels(self) -> Any:
         """The module that knows the kernels of the default device."""

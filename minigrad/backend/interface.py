@@ -49,56 +49,45 @@ class Library(Protocol):
 
     def loop_nest(self, program: Program, nest: LoopNest, /) -> None:
         """What a fused group of elementwise ops, views and reductions computes."""
-        ...
 
     def dot(self, program: Program, a: Operand, b: Operand, out: Operand, /) -> None:
         """out = a @ b. Shapes: a (B, M, K), b (B, K, N) -> out (B, M, N)."""
-        ...
 
     def conv2d(
         self, program: Program, x: Operand, w: Operand, out: Operand, /, *, window: Window,
         groups: int,
     ) -> None:  # fmt: skip
         """Cross-correlation. Shapes: x (N, C, H, W), w (O, C/groups, KH, KW) -> (N, O, OH, OW)."""
-        ...
 
     def window_sum(self, program: Program, x: Operand, out: Operand, /, *, window: Window) -> None:
         """The sum of every window of x."""
-        ...
 
     def window_max(self, program: Program, x: Operand, out: Operand, /, *, window: Window) -> None:
         """The maximum of every window of x; NaN propagates."""
-        ...
 
     def window_select(
         self, program: Program, x: Operand, u: Operand, out: Operand, /, *, window: Window
     ) -> None:
         """The element of u at the place of each window's maximum in x, 0 for an empty window."""
-        ...
 
     def window_scatter(
         self, program: Program, x: Operand, g: Operand, out: Operand, /, *, window: Window
     ) -> None:
         """The adjoint of `window_select`: each element of g added where its window's maximum is."""
-        ...
 
     def take(self, program: Program, x: Operand, indices: Operand, out: Operand, /) -> None:
         """out[a, i, b] = x[a, indices[i], b]. An index out of range makes the run raise."""
-        ...
 
     def scatter_add(
         self, program: Program, indices: Operand, updates: Operand, out: Operand, /
     ) -> None:
         """The adjoint of `take`, from zeros: out[a, indices[i], b] += updates[a, i, b]."""
-        ...
 
     def argmax(self, program: Program, x: Operand, out: Operand, /) -> None:
         """The place of the first maximum, or NaN, along the middle axis: (A, R, B) -> (A, B)."""
-        ...
 
     def random_bits(self, program: Program, state: Operand, out: Operand, /) -> None:
         """The int32 words of [Note: random layout] from [seed, counter]: the same everywhere."""
-        ...
 
 
 class Executable(Protocol[B_in]):
@@ -114,7 +103,6 @@ class Executable(Protocol[B_in]):
             IndexError: a kernel met an index out of range; on a device that runs by itself, when
                 a value is next looked at (`to_bytes`, `synchronize`).
         """
-        ...
 
 
 class BatchStage(Protocol[B_out, G]):
@@ -229,7 +217,6 @@ class Backend(Protocol[B]):
         Raises:
             IndexError: see `Executable.run`.
         """
-        ...
 
     # Other libraries. They number streams as DLPack and the CUDA array interface do.
 
@@ -248,14 +235,12 @@ class Backend(Protocol[B]):
         Raises:
             BufferError or ValueError: the device has no such stream.
         """
-        ...
 
     def hold(self, caller: str, stream: int | None, /) -> None:
         """What another library's stream gets from now on comes after what has been launched.
 
         Arguments and errors as for `wait_for`.
         """
-        ...
 
     def lend(self, buffer: B, /) -> object:
         """What to hold on to while another library uses a buffer."""

@@ -12,7 +12,7 @@ from typing import Any
 from minigrad.backend.cpu.runtime.driver import num_threads
 from minigrad.backend.launch import Operand, Word
 
-# A parallel region costs about 1.5 us, some thousands of simple operations.
+# Operations below which a region is not worth its start, which takes about 1.5 us.
 _PARALLEL_WORK = 16384
 
 

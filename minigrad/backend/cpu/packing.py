@@ -16,7 +16,7 @@ def packed(
 ) -> Buffer:
     """A row-major copy. `strides` are in bytes; `owner` keeps the memory alive.
 
-    One slice of memoryviews per run: nothing is compiled for a copy that happens once.
+    Copied by slices of memoryviews: nothing is compiled for a copy that happens once.
     """
     size = dtype.itemsize
     buffer = Buffer(prod(shape) * size)

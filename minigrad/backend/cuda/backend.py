@@ -31,7 +31,7 @@ def why_unusable(computing: bool = True) -> str | None:
 
 @cache
 def device(index: int) -> interface.Backend[Buffer]:
-    """One GPU, the same for threads that ask at once: see [Note: one stream]."""
+    """One GPU: one object, whatever threads ask at once, since it has one stream of its own."""
     with _making:
         return _made(index)
 

@@ -1,1 +1,1 @@
-"""Loop nests as Numba kernels."""
+"""Loop nests as Numba kernels: `loops` chooses, `rows` and `lanes` write, `split` makes parts."""

@@ -19,11 +19,16 @@ from typing import Any, cast
 
 from minigrad.config import config
 
-SOURCE = """
-from numba import prange
+MASK_BYTES = 128  # room for 1024 cores, as the C library's cpu_set_t
 
+_AFFINITY = f"""
+MASK_BYTES = {MASK_BYTES}
 set_affinity = types.ExternalFunction(
     "sched_setaffinity", types.int32(types.int32, types.intp, types.intp))
+"""
+
+_DRIVER = """
+from numba import prange
 
 
 @njit(types.void(types.intp, types.intp, types.intp, types.intp), parallel=True, nogil=True)
@@ -50,18 +55,13 @@ def kernel(rows, masks, count):
 """
 
 # Run once with one task a thread: task j runs on thread j, and 0 is the main thread.
-BIND = """
-set_affinity = types.ExternalFunction(
-    "sched_setaffinity", types.int32(types.int32, types.intp, types.intp))
-
+_BIND = """
 
 def kernel(table, begin, end):
     for j in range(begin, end):
         if j > 0:
             set_affinity(types.int32(0), MASK_BYTES, load_int64(table, 0) + j * MASK_BYTES)
 """
-
-MASK_BYTES = 128  # room for 1024 cores, as the C library's cpu_set_t
 
 
 def _usable_cores() -> list[int]:
@@ -94,8 +94,9 @@ def kernels() -> tuple[Any, Any]:
 
     most = cast("Any", limits).NUMBA_NUM_THREADS  # set at import, unseen by type checkers
     numba.set_num_threads(min(_THREADS, most))  # starts them: the driver is linked with their code
-    size = f"MASK_BYTES = {MASK_BYTES}\n"
-    return compile_kernel("driver", size + SOURCE), compile_kernel("driver_bind", size + BIND)
+    sources = {"driver": _DRIVER, "driver_bind": _BIND}
+    driver, bind = (compile_kernel(name, _AFFINITY + text) for name, text in sources.items())
+    return driver, bind
 
 
 class _Driver:

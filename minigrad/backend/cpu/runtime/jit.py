@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable
+from functools import cache
 
 from minigrad.backend.cpu.runtime import compile_workers, kernel_cache, native
 from minigrad.backend.debug import announce
@@ -46,9 +47,7 @@ class Kernel:
         return f"Kernel({self.name})"
 
 
-_kernels: dict[tuple[str, str], Kernel] = {}
-
-
+@cache
 def compile_kernel(name: str, source: str) -> Kernel:
     """The kernel of this source, which defines `kernel(table, begin, end)`.
 
@@ -56,10 +55,7 @@ def compile_kernel(name: str, source: str) -> Kernel:
     `OPTIONS`, for the `@njit(..., **OPTIONS)` of its inner functions. `kernel` itself is left
     undecorated. Nothing is compiled yet: see `compile_all`.
     """
-    found = _kernels.get((name, source))
-    if found is None:
-        found = _kernels[name, source] = Kernel(name, source)
-    return found
+    return Kernel(name, source)
 
 
 def compile_all(kernels: Iterable[Kernel]) -> None:

@@ -69,7 +69,7 @@ class _Passes(compiler.CompilerBase):
         return [passes]
 
 
-class _Library(JITCodeLibrary):
+class _KernelCode(JITCodeLibrary):
     """The IR of a kernel and of what it calls, optimized as a whole only."""
 
     def _optimize_functions(self, ll_module: Any) -> None:
@@ -109,7 +109,7 @@ def object_code(text: str, filename: str, entry: str) -> bytes:
     linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
     names: dict[str, Any] = {"__name__": f"minigrad_kernel_{entry}", "__file__": filename}
     exec(compile(text, filename, "exec"), names)
-    library = _Library(_CONTEXT.codegen(), entry)
+    library = _KernelCode(_CONTEXT.codegen(), entry)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", numba.NumbaWarning)
         compiled = compiler.compile_extra(
@@ -120,7 +120,7 @@ def object_code(text: str, filename: str, entry: str) -> bytes:
     return library.object_code(entry)
 
 
-def _export(library: _Library, function: Any, entry: str) -> None:
+def _export(library: _KernelCode, function: Any, entry: str) -> None:
     """Add a C function that calls a Numba function, which passes results and errors by pointer."""
     context = _CONTEXT
     convention = context.call_conv

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 
-from minigrad.backend.cpu.vector.exact_float import Value, as_intrinsic, where
+from minigrad.backend.cpu.vector.exact_float import Scalar, as_intrinsic, where
 
 LN2_HIGH, LN2_LOW = 0.6931471824645996, -1.904654299957768e-09  # the high part is a float32
 LN2_HIGH_64, LN2_LOW_64 = 0.6931471805599453, 2.3190468138462996e-17
@@ -99,7 +99,7 @@ _TWO_OVER_PI = (
 ROUND, ROUND_64 = 1.5 * 2.0**23, 1.5 * 2.0**52
 
 
-def exponent_and_rest(x: Value, bias: int) -> tuple[Value, Value]:
+def exponent_and_rest(x: Scalar, bias: int) -> tuple[Scalar, Scalar]:
     """(k, r) with x = n * ln(2) + r, |r| <= ln(2) / 2, and n + bias in the integer k's low bits."""
     if x.is_double:
         fraction, high, low = ROUND_64 + bias, LN2_HIGH_64, LN2_LOW_64
@@ -110,17 +110,17 @@ def exponent_and_rest(x: Value, bias: int) -> tuple[Value, Value]:
     return shifted.bits(), n.times_plus(-low, n.times_plus(-high, x))
 
 
-def expm1_near_zero(r: Value) -> Value:
+def expm1_near_zero(r: Scalar) -> Scalar:
     """exp(r) - 1 for |r| <= ln(2) / 2."""
     return (r * r).times_plus(r.polynomial(EXP_64 if r.is_double else EXP), r)
 
 
-def power_of_two(k: Value) -> Value:
+def power_of_two(k: Scalar) -> Scalar:
     """2**n, from an integer whose low bits are n + bias; the shift drops those above."""
     return (k << (52 if k.is_double else 23)).number()
 
 
-def exp(x: Value) -> Value:
+def exp(x: Scalar) -> Scalar:
     """The exponential of x = n ln(2) + r: that of r times 2**n."""
     # 2**n in two factors: a result may be subnormal, and 2**128 exp(r) still be in range.
     limits, bias = ((-750.0, 710.0), 1023) if x.is_double else ((-106.0, 90.0), 127)
@@ -129,13 +129,13 @@ def exp(x: Value) -> Value:
     return (expm1_near_zero(r) + 1.0) * power_of_two(half) * power_of_two(k.minus(half))
 
 
-def _exp_normal(x: Value) -> Value:
+def _exp_normal(x: Scalar) -> Scalar:
     """exp(x) where neither it nor x is extreme."""
     k, r = exponent_and_rest(x, 1023 if x.is_double else 127)
     return (expm1_near_zero(r) + 1.0) * power_of_two(k)
 
 
-def tanh(x: Value) -> Value:
+def tanh(x: Scalar) -> Scalar:
     """Near 0, x + x**3 P(x**2); farther out expm1(2 |x|) / (expm1(2 |x|) + 2), with x's sign."""
     near, end, bias = (_TANH_64, 20.0, 1023) if x.is_double else (_TANH, 10.0, 127)
     size = x.call("fabs")
@@ -150,7 +150,7 @@ def tanh(x: Value) -> Value:
     return where(size < 0.3125, below, above).call("copysign", x)
 
 
-def log_single(x: Value) -> Value:
+def log_single(x: Scalar) -> Scalar:
     """log(2**e (1 + f)) = e ln(2) + log(1 + f), |f| <= 1/3."""
     tiny = x < 2.0**-126
     offset = 0x3F2AAAAB  # the bits of 2/3
@@ -161,14 +161,14 @@ def log_single(x: Value) -> Value:
     return _log_special(x, log_of_parts(exponent, f))
 
 
-def log_double(x: Value) -> Value:
+def log_double(x: Scalar) -> Scalar:
     """As `log_single`, with 1 + f from sqrt(1/2) to sqrt(2)."""
     tiny = x < 2.0**-1022
     exponent, f = _split_double(where(tiny, x * 2.0**54, x))
     return _log_special(x, log_of_parts(where(tiny, exponent - 54.0, exponent), f))
 
 
-def log_of_parts(exponent: Value, f: Value, rest: Value | None = None) -> Value:
+def log_of_parts(exponent: Scalar, f: Scalar, rest: Scalar | None = None) -> Scalar:
     """log(1 + f + rest) + exponent * ln(2), where `rest` is less than f's last place.
 
     In float64 as fdlibm's e_log.c: f - f**2 / 2 + s (f**2 / 2 + R(s**2)), s = f / (2 + f).
@@ -189,7 +189,7 @@ def log_of_parts(exponent: Value, f: Value, rest: Value | None = None) -> Value:
     return exponent.times_plus(_LN2_SHORT_64, f - (half - correction))
 
 
-def _split_double(x: Value) -> tuple[Value, Value]:
+def _split_double(x: Scalar) -> tuple[Scalar, Scalar]:
     """(e, f) with x = 2**e (1 + f), 1 + f from sqrt(1/2) to sqrt(2), for a normal x > 0."""
     offset = 0x3FE6A09E667F3BCD  # the bits of sqrt(1/2)
     bits = x.bits().minus(offset)
@@ -199,14 +199,14 @@ def _split_double(x: Value) -> tuple[Value, Value]:
     return exponent, (bits & 0xFFFFFFFFFFFFF).plus(offset).number() - 1.0
 
 
-def _log_special(x: Value, result: Value) -> Value:
+def _log_special(x: Scalar, result: Scalar) -> Scalar:
     """The logarithm of x, given `result` for 0 < x < inf."""
     result = where(x < math.inf, result, x)
     at_most_zero = where(x.equals(0.0), x.of(-math.inf), math.nan)
     return where(x.of(0.0) < x, result, at_most_zero)
 
 
-def _quarter_turns(x: Value) -> tuple[Value, Value]:
+def _quarter_turns(x: Scalar) -> tuple[Scalar, Scalar]:
     """(q, r) with x = q * pi/2 + r, |r| <= pi/4, for a float32 x; q is right modulo 4.
 
     Payne & Hanek 1983, in float64. |x| >= 2**50 is a multiple of 2**27, so the bits of 2/pi from
@@ -227,7 +227,7 @@ def _quarter_turns(x: Value) -> tuple[Value, Value]:
     return quarters, (rest * (math.pi / 2)).as_single()
 
 
-def _sine_of_quarters(quarters: Value, r: Value) -> Value:
+def _sine_of_quarters(quarters: Scalar, r: Scalar) -> Scalar:
     """sin(quarters * pi/2 + r)."""
     z = r * r
     sine = (z * r).times_plus(z.polynomial(_SIN), r)
@@ -236,19 +236,19 @@ def _sine_of_quarters(quarters: Value, r: Value) -> Value:
     return (result.bits() ^ ((quarters & 2) << 30)).number()
 
 
-def sin_single(x: Value) -> Value:
+def sin_single(x: Scalar) -> Scalar:
     """The sine of a float32."""
     result = _sine_of_quarters(*_quarter_turns(x))
     return where(x.call("fabs") < 2.0**-12, x, result)  # which keeps -0, too
 
 
-def cos_single(x: Value) -> Value:
+def cos_single(x: Scalar) -> Scalar:
     """The cosine of a float32, as the sine a quarter turn on."""
     quarters, r = _quarter_turns(x)
     return _sine_of_quarters(quarters.plus(1), r)
 
 
-def erf(x: Value) -> Value:
+def erf(x: Scalar) -> Scalar:
     """Near 0, x + x P(x**2); farther out 1 - exp(Q(|x|)), with x's sign."""
     near, far, origin, split, end = (
         (ERF_NEAR_64, _ERF_FAR_64, 1.0, 1.0, 6.0)
@@ -262,7 +262,7 @@ def erf(x: Value) -> Value:
     return where(size < split, below, above)
 
 
-def pow_single(x: Value, y: Value) -> Value:
+def pow_single(x: Scalar, y: Scalar) -> Scalar:
     """2**(y log2(|x|)) in float64, so that one rounding counts; special cases as C99 F.10.4.4."""
     size, wide_y = x.call("fabs"), y.as_double()
     exponent, f = _split_double(size.as_double())

@@ -4,7 +4,7 @@ Kernels are compiled with `reassoc` and `contract` (native.FASTMATH): `(x + big)
 rounds x to an integer, would be simplified to x. Numba gives those flags to every instruction that
 has none of its own, so each sum, product and quotient here carries one flag that cannot change it.
 (Calls, such as to `llvm.fma`, get all flags: nothing is simplified across them while their
-neighbours do not allow it.) A `Value` is a scalar of LLVM's IR with Python's operators; LLVM makes
+neighbours do not allow it.) A `Scalar` is a number in LLVM's IR with Python's operators; LLVM makes
 vectors of it together with the loop around it.
 """
 
@@ -23,7 +23,7 @@ from minigrad.backend.cpu.vector.builder import call_llvm
 _SUM_OR_PRODUCT, _QUOTIENT = ("arcp",), ("contract",)
 
 
-class Value:
+class Scalar:
     """A float32, a float64, or the bits of one as an integer of the same width."""
 
     def __init__(self, builder: ir.IRBuilder, value: Any):
@@ -38,131 +38,133 @@ class Value:
     def _float(self) -> ir.Type:
         return ir.DoubleType() if self.is_double else ir.FloatType()
 
-    def of(self, x: Value | float) -> Value:
+    def of(self, x: Scalar | float) -> Scalar:
         """`x` itself, or the number as a constant of this value's type."""
-        if isinstance(x, Value):
+        if isinstance(x, Scalar):
             return x
-        return Value(self.builder, ir.Constant(self.value.type, x))
+        return Scalar(self.builder, ir.Constant(self.value.type, x))
 
-    def _binary(self, operation: str, other: Value | float, **flags: Any) -> Value:
+    def _binary(self, operation: str, other: Scalar | float, **flags: Any) -> Scalar:
         emit = getattr(self.builder, operation)
-        return Value(self.builder, emit(self.value, self.of(other).value, **flags))
+        return Scalar(self.builder, emit(self.value, self.of(other).value, **flags))
 
-    def call(self, name: str, *others: Value | float) -> Value:
+    def call(self, name: str, *others: Scalar | float) -> Scalar:
         """LLVM's intrinsic `name` of this value and `others`."""
         suffix = "f64" if self.is_double else "f32"
         arguments = [self.value, *(self.of(x).value for x in others)]
         result = call_llvm(self.builder, f"{name}.{suffix}", self.value.type, arguments)
-        return Value(self.builder, result)
+        return Scalar(self.builder, result)
 
     # Floating point
 
-    def __add__(self, other: Value | float) -> Value:
+    def __add__(self, other: Scalar | float) -> Scalar:
         return self._binary("fadd", other, flags=_SUM_OR_PRODUCT)
 
-    def __sub__(self, other: Value | float) -> Value:
+    def __sub__(self, other: Scalar | float) -> Scalar:
         return self._binary("fsub", other, flags=_SUM_OR_PRODUCT)
 
-    def __mul__(self, other: Value | float) -> Value:
+    def __mul__(self, other: Scalar | float) -> Scalar:
         return self._binary("fmul", other, flags=_SUM_OR_PRODUCT)
 
-    def __truediv__(self, other: Value | float) -> Value:
+    def __truediv__(self, other: Scalar | float) -> Scalar:
         return self._binary("fdiv", other, flags=_QUOTIENT)
 
-    def __neg__(self) -> Value:
-        return Value(self.builder, self.builder.fneg(self.value))
+    def __neg__(self) -> Scalar:
+        return Scalar(self.builder, self.builder.fneg(self.value))
 
-    def times_plus(self, factor: Value | float, term: Value | float) -> Value:
+    def times_plus(self, factor: Scalar | float, term: Scalar | float) -> Scalar:
         """The sum self * factor + term, rounded once."""
         return self.call("fma", factor, term)
 
-    def polynomial(self, coefficients: tuple[float, ...]) -> Value:
+    def polynomial(self, coefficients: tuple[float, ...]) -> Scalar:
         """c[0] + c[1] * self + c[2] * self**2 + ..., by Horner's rule."""
         result = self.of(coefficients[-1])
         for c in reversed(coefficients[:-1]):
             result = result.times_plus(self, c)
         return result
 
-    def __lt__(self, other: Value | float) -> Value:
-        return Value(self.builder, self.builder.fcmp_ordered("<", self.value, self.of(other).value))
+    def __lt__(self, other: Scalar | float) -> Scalar:
+        return Scalar(
+            self.builder, self.builder.fcmp_ordered("<", self.value, self.of(other).value)
+        )
 
-    def equals(self, other: Value | float) -> Value:
+    def equals(self, other: Scalar | float) -> Scalar:
         """Whether the two are equal; false when one is NaN."""
-        return Value(
+        return Scalar(
             self.builder, self.builder.fcmp_ordered("==", self.value, self.of(other).value)
         )
 
-    def clamped(self, low: float, high: float) -> Value:
+    def clamped(self, low: float, high: float) -> Scalar:
         """At least `low` and at most `high`; NaN stays NaN."""
         below = where(self < low, self.of(low), self)
         return where(below.of(high) < below, below.of(high), below)
 
-    def as_double(self) -> Value:
+    def as_double(self) -> Scalar:
         """This float32 as a float64."""
-        return Value(self.builder, self.builder.fpext(self.value, ir.DoubleType()))
+        return Scalar(self.builder, self.builder.fpext(self.value, ir.DoubleType()))
 
-    def as_single(self) -> Value:
+    def as_single(self) -> Scalar:
         """This float64 rounded to a float32."""
-        return Value(self.builder, self.builder.fptrunc(self.value, ir.FloatType()))
+        return Scalar(self.builder, self.builder.fptrunc(self.value, ir.FloatType()))
 
     # Bits
 
-    def bits(self) -> Value:
+    def bits(self) -> Scalar:
         """The representation, as an integer of the same width."""
-        return Value(self.builder, self.builder.bitcast(self.value, _integer(self.is_double)))
+        return Scalar(self.builder, self.builder.bitcast(self.value, _integer(self.is_double)))
 
-    def number(self) -> Value:
+    def number(self) -> Scalar:
         """The float that has these bits."""
-        return Value(self.builder, self.builder.bitcast(self.value, self._float))
+        return Scalar(self.builder, self.builder.bitcast(self.value, self._float))
 
-    def converted(self) -> Value:
+    def converted(self) -> Scalar:
         """This signed integer as the float of the same width."""
-        return Value(self.builder, self.builder.sitofp(self.value, self._float))
+        return Scalar(self.builder, self.builder.sitofp(self.value, self._float))
 
-    def low_half(self) -> Value:
+    def low_half(self) -> Scalar:
         """The low 32 bits of 64."""
-        return Value(self.builder, self.builder.trunc(self.value, _integer(False)))
+        return Scalar(self.builder, self.builder.trunc(self.value, _integer(False)))
 
-    def plus(self, other: Value | int) -> Value:
+    def plus(self, other: Scalar | int) -> Scalar:
         """The sum of integers, modulo 2 to the width."""
         return self._binary("add", other)
 
-    def minus(self, other: Value | int) -> Value:
+    def minus(self, other: Scalar | int) -> Scalar:
         """The difference of integers, modulo 2 to the width."""
         return self._binary("sub", other)
 
-    def __lshift__(self, count: int) -> Value:
+    def __lshift__(self, count: int) -> Scalar:
         return self._binary("shl", count)
 
-    def __rshift__(self, count: int) -> Value:
+    def __rshift__(self, count: int) -> Scalar:
         """Shift in zeros."""
         return self._binary("lshr", count)
 
-    def shifted_signed(self, count: int) -> Value:
+    def shifted_signed(self, count: int) -> Scalar:
         """Shift right by `count`, keeping the sign."""
         return self._binary("ashr", count)
 
-    def __and__(self, other: Value | int) -> Value:
+    def __and__(self, other: Scalar | int) -> Scalar:
         return self._binary("and_", other)
 
-    def __or__(self, other: Value | int) -> Value:
+    def __or__(self, other: Scalar | int) -> Scalar:
         return self._binary("or_", other)
 
-    def __xor__(self, other: Value | int) -> Value:
+    def __xor__(self, other: Scalar | int) -> Scalar:
         return self._binary("xor", other)
 
-    def is_zero(self) -> Value:
+    def is_zero(self) -> Scalar:
         """Whether the integer is 0."""
-        return Value(self.builder, self.builder.icmp_unsigned("==", self.value, self.of(0).value))
+        return Scalar(self.builder, self.builder.icmp_unsigned("==", self.value, self.of(0).value))
 
 
 def _integer(is_double: bool) -> ir.IntType:
     return ir.IntType(64 if is_double else 32)
 
 
-def where(condition: Value, a: Value, b: Value | float) -> Value:
+def where(condition: Scalar, a: Scalar, b: Scalar | float) -> Scalar:
     """`a` where the condition holds, else `b`; both are computed."""
-    return Value(a.builder, a.builder.select(condition.value, a.value, a.of(b).value))
+    return Scalar(a.builder, a.builder.select(condition.value, a.value, a.of(b).value))
 
 
 def as_intrinsic(name: str, arity: int, single: Any, double: Any):
@@ -178,7 +180,7 @@ def as_intrinsic(name: str, arity: int, single: Any, double: Any):
         build = single if kind == types.float32 else double
 
         def codegen(context, builder, signature, args):
-            return build(*(Value(builder, x) for x in args)).value
+            return build(*(Scalar(builder, x) for x in args)).value
 
         return kind(*arguments), codegen
 

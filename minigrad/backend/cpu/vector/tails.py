@@ -30,7 +30,7 @@ from minigrad.backend.cpu.vector.elementary import (
     log_of_parts,
     power_of_two,
 )
-from minigrad.backend.cpu.vector.exact_float import Value, as_intrinsic, where
+from minigrad.backend.cpu.vector.exact_float import Scalar, as_intrinsic, where
 
 # The normal distribution's tail: log(Phi(-a)) + a**2 / 2 from 0 to 2.75 and from there to 14.4,
 # less a short number, in a - center: 2**-28. The centers are short, too, with few bits lost in the
@@ -58,7 +58,7 @@ _TAIL_64 = (
 _LN2_SHORT, _LN2_REST = 0.693145751953125, 1.4286068203094172e-06
 
 
-def expm1(x: Value) -> Value:
+def expm1(x: Scalar) -> Scalar:
     """For x = n ln(2) + r, 2**n times that of r, and 2**n - 1."""
     limits, high, low, fraction, polynomial = (
         ((-50.0, 710.0), LN2_HIGH_64, LN2_LOW_64, ROUND_64 + 1022, EXP_64)
@@ -78,7 +78,7 @@ def expm1(x: Value) -> Value:
     return where(tiny, x, result + result)  # halving a subnormal number loses a bit
 
 
-def log1p(x: Value) -> Value:
+def log1p(x: Scalar) -> Scalar:
     """As `log`, with what 1 + x rounds off."""
     result = where(x < math.inf, _log1p_finite(x), x)
     at_most_minus_one = where(x.equals(-1.0), x.of(-math.inf), math.nan)
@@ -86,7 +86,7 @@ def log1p(x: Value) -> Value:
     return where(x.equals(0.0), x, result)  # keeps -0
 
 
-def _log1p_finite(x: Value, rest: Value | None = None) -> Value:
+def _log1p_finite(x: Scalar, rest: Scalar | None = None) -> Scalar:
     """log(1 + x + rest) for -1 < x < inf; `rest` is less than x's last place.
 
     As 2**e (1 + f): f = x / 2**e + (1 / 2**e - 1). The term in parentheses is exact, or as good as
@@ -110,7 +110,7 @@ def _log1p_finite(x: Value, rest: Value | None = None) -> Value:
     return log_of_parts(exponent, f, lost if rest is None else rest.times_plus(scale, lost))
 
 
-def sigmoid(x: Value) -> Value:
+def sigmoid(x: Scalar) -> Scalar:
     """1 / (1 + 2**n exp(r)) for -x = n ln(2) + r, extended by 2**(-n/2): nothing overflows."""
     limits, bias = ((-750.0, 750.0), 1023) if x.is_double else ((-106.0, 106.0), 127)
     k, r = exponent_and_rest((-x).clamped(*limits), 2 * bias)
@@ -122,7 +122,7 @@ def sigmoid(x: Value) -> Value:
     return one / (scale.times_plus(expm1_near_zero(r), lost) + total)
 
 
-def softplus(x: Value) -> Value:
+def softplus(x: Scalar) -> Scalar:
     """max(x, 0) + log1p(exp(-|x|)), the exponential with what its rounding lost."""
     limits, bias = ((-750.0, 0.0), 1023) if x.is_double else ((-106.0, 0.0), 127)
     k, r = exponent_and_rest((-x.call("fabs")).clamped(*limits), 2 * bias)
@@ -134,18 +134,18 @@ def softplus(x: Value) -> Value:
     return _positive_part(x) + _log1p_finite(e * first * second, rest * first * second)
 
 
-def _positive_part(x: Value) -> Value:
+def _positive_part(x: Scalar) -> Scalar:
     """max(x, -0), NaN for NaN."""
     return where(x < 0.0, x.of(-0.0), x)
 
 
-def _squared(x: Value) -> tuple[Value, Value]:
+def _squared(x: Scalar) -> tuple[Scalar, Scalar]:
     """x**2, rounded and what that lost."""
     square = x * x
     return square, x.times_plus(x, -square)
 
 
-def gelu_single(x: Value) -> Value:
+def gelu_single(x: Scalar) -> Scalar:
     """max(x, 0) - |x| Phi(-|x|)."""
     size = x.call("fabs").clamped(0.0, 14.5)
     square, lost = _squared(size)
@@ -153,7 +153,7 @@ def gelu_single(x: Value) -> Value:
     return _positive_part(x) - p.times_plus(size, size) * first * second
 
 
-def erfc_single(x: Value) -> Value:
+def erfc_single(x: Scalar) -> Scalar:
     """2 Phi(-sqrt(2) |x|), or 2 less that."""
     size = x.call("fabs").clamped(0.0, 10.2)
     p, first, second = _tail_single(size, *_squared(size), for_erfc=True)
@@ -162,8 +162,8 @@ def erfc_single(x: Value) -> Value:
 
 
 def _tail_single(
-    x: Value, half_square: Value, lost: Value, for_erfc: bool
-) -> tuple[Value, Value, Value]:
+    x: Scalar, half_square: Scalar, lost: Scalar, for_erfc: bool
+) -> tuple[Scalar, Scalar, Scalar]:
     """(p, s, t) with Phi(-x) = (1 + p) s t; for erfc, 2 Phi(-sqrt(2) x).
 
     The exponential of c0 + c1 v + v**2 Q(v) - half_square - lost, v = x - center. The first two
@@ -194,14 +194,14 @@ def _tail_single(
     return p, power_of_two(half), power_of_two(k.minus(half))
 
 
-def gelu_double(x: Value) -> Value:
+def gelu_double(x: Scalar) -> Scalar:
     """max(x, 0) - |x| Phi(-|x|)."""
     size = x.call("fabs").clamped(0.0, 39.0)
     square, lost = _squared(size)
     return _positive_part(x) - _tail_double(size, square * 0.5, lost * 0.5, 4.0, 1.0, size)
 
 
-def erfc_double(x: Value) -> Value:
+def erfc_double(x: Scalar) -> Scalar:
     """2 Phi(-sqrt(2) |x|), or 2 less that."""
     size = x.call("fabs").clamped(0.0, 27.5)
     root = math.sqrt(2)
@@ -211,13 +211,13 @@ def erfc_double(x: Value) -> Value:
 
 
 def _tail_double(
-    x: Value, square: Value, lost: Value, k: float, scale: float, factor: Value
-) -> Value:
+    x: Scalar, square: Scalar, lost: Scalar, k: float, scale: float, factor: Scalar
+) -> Scalar:
     """exp(-square - lost) * factor * scale * P(t) / (x + k), with t = (x - k) / (x + k)."""
     above, below = x - k, x + k
     inverse = x.of(1.0) / below
 
-    def divided(a: Value) -> Value:
+    def divided(a: Scalar) -> Scalar:
         quotient = a * inverse
         return quotient.times_plus(-below, a).times_plus(inverse, quotient)
 

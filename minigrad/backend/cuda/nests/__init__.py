@@ -1,1 +1,1 @@
-"""Loop nests as CUDA kernels."""
+"""Loop nests as CUDA kernels: `loops` chooses between three files that write."""

@@ -29,7 +29,6 @@ class LibraryCall(Protocol):
 
     def __call__(self, runtime: Any, words: Sequence[int], /) -> None:
         """Call the library with the words of the launch's arguments."""
-        ...
 
 
 class Executable:
