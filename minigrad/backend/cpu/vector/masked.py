@@ -106,43 +106,33 @@ def bit_lanes(typingctx, bits, lanes):
     return signature, codegen
 
 
-def _mask_operator(name: str):
+def _binary(emit, gives_mask: bool = False):
+    """An operation on two vectors of one type: `emit(builder, type, a, b)` writes it."""
+
     @intrinsic
-    def operator(typingctx, a, b):
+    def operation(typingctx, a, b):
         def codegen(context, builder, signature, args):
-            return getattr(builder, name)(*args)
+            return emit(builder, a, *args)
 
-        return a(a, b), codegen
+        return (Vector(types.boolean, a.lanes) if gives_mask else a)(a, b), codegen
 
-    return operator
-
-
-both, either = _mask_operator("and_"), _mask_operator("or_")
+    return operation
 
 
-@intrinsic
-def improves(typingctx, value, best):
-    """Where `value` comes to be the maximum: it is greater, or the first NaN."""
-
-    def codegen(context, builder, signature, args):
-        new, old = args
-        if isinstance(value.element, types.Float):
-            greater = builder.fcmp_unordered("ugt", new, old)
-            return builder.and_(greater, builder.fcmp_ordered("ord", old, old))
-        compare = builder.icmp_signed if value.element.signed else builder.icmp_unsigned
-        return compare(">", new, old)
-
-    return Vector(types.boolean, value.lanes)(value, best), codegen
+def _improves(builder, vector, new, old):
+    if isinstance(vector.element, types.Float):
+        greater = builder.fcmp_unordered("ugt", new, old)
+        return builder.and_(greater, builder.fcmp_ordered("ord", old, old))
+    compare = builder.icmp_signed if vector.element.signed else builder.icmp_unsigned
+    return compare(">", new, old)
 
 
-@intrinsic
-def equal(typingctx, a, b):
-    """Where integer lanes agree."""
-
-    def codegen(context, builder, signature, args):
-        return builder.icmp_signed("==", *args)
-
-    return Vector(types.boolean, a.lanes)(a, b), codegen
+both = _binary(lambda builder, mask, a, b: builder.and_(a, b))
+either = _binary(lambda builder, mask, a, b: builder.or_(a, b))
+# Where a comes to be the maximum in place of b: it is greater, or the first NaN.
+improves = _binary(_improves, gives_mask=True)
+# Where integer lanes agree.
+equal = _binary(lambda builder, vector, a, b: builder.icmp_signed("==", a, b), gives_mask=True)
 
 
 # ---- values
@@ -181,28 +171,21 @@ def choose(typingctx, mask, a, b):
     return a(mask, a, b), codegen
 
 
-@intrinsic
-def add(typingctx, a, b):
-    """The sum, lane by lane; integers wrap."""
-
-    def codegen(context, builder, signature, args):
-        return (builder.fadd if isinstance(a.element, types.Float) else builder.add)(*args)
-
-    return a(a, b), codegen
+def _add(builder, vector, a, b):
+    return (builder.fadd if isinstance(vector.element, types.Float) else builder.add)(a, b)
 
 
 def _shuffle(pick):
-    @intrinsic
-    def shuffle(typingctx, a, b):
-        def codegen(context, builder, signature, args):
-            lanes = _constant(ir.VectorType(_WORD, a.lanes), pick(a.lanes))
-            return builder.shuffle_vector(*args, lanes)
+    """The lanes that `pick` lists for a number of lanes, of those of a and then of b."""
 
-        return a(a, b), codegen
+    def emit(builder, vector, a, b):
+        lanes = _constant(ir.VectorType(_WORD, vector.lanes), pick(vector.lanes))
+        return builder.shuffle_vector(a, b, lanes)
 
-    return shuffle
+    return _binary(emit)
 
 
+add = _binary(_add)  # integers wrap
 # Of the 2n numbers a then b: those at even places, and those at odd places.
 even = _shuffle(lambda n: range(0, 2 * n, 2))
 odd = _shuffle(lambda n: range(1, 2 * n, 2))
