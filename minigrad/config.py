@@ -39,6 +39,10 @@ class Config:
     matmul_precision: str = "highest"
     data: str | None = None
 
+    def allows_tf32(self) -> bool:
+        """Whether a GPU may multiply float32 as TF32."""
+        return self.matmul_precision != "highest"
+
 
 def _integer(name: str, default: int) -> int:
     text = os.environ.get(name, "")

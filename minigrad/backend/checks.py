@@ -51,10 +51,9 @@ def require_argmax(x: Operand, out: Operand) -> None:
 
 def require_random_bits(state: Operand, out: Operand) -> None:
     """Raise unless `state` is [seed, counter] and `out` dense int32."""
-    where = "random_bits"
     if state.shape != (2,) or state.dtype.name != "int64" or out.dtype.name != "int32":
         raise TypeError(
-            f"{where}: expected state (2,) int64 and out int32, "
+            f"random_bits: expected state (2,) int64 and out int32, "
             f"got {state.shape} {state.dtype.name} and {out.dtype.name}."
         )
     if out.size and any(
@@ -63,7 +62,9 @@ def require_random_bits(state: Operand, out: Operand) -> None:
             out.shape, out.strides, contiguous_strides(out.shape), strict=True
         )
     ):
-        raise ValueError(f"{where}: expected a dense out, got strides {out.strides}. Copy after.")
+        raise ValueError(
+            f"random_bits: expected a dense out, got strides {out.strides}. Copy after."
+        )
 
 
 def require_product(a: Operand, b: Operand, out: Operand) -> None:

@@ -40,8 +40,8 @@ from minigrad.backend.geometry import Window
 from minigrad.backend.launch import Operand, Pointer, Program
 from minigrad.backend.loopnest import copying
 
-_MAX_GROUP_LAUNCHES = 16  # groups lowered one by one, if each has enough channels for a tile
-_MIN_GROUP_PRODUCTS = 16
+_MAX_GROUP_LAUNCHES = 16  # more groups than this are not lowered one by one
+_MIN_GROUP_PRODUCTS = 16  # weights of a group; with fewer, tiles would be mostly idle
 
 Term = tuple[int, int, int]  # of an output's sum: input channel, row, column
 

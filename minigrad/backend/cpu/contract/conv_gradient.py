@@ -30,7 +30,7 @@ from minigrad.backend.cpu.vector.builder import lanes
 from minigrad.backend.launch import Operand, Pointer, Program
 from minigrad.backend.loopnest import copying
 
-_DOT_CHANNELS = 32  # up to here pixels fill the lanes of a weight gradient better than channels
+_DOT_CHANNELS = 32  # with more output channels than these, they fill the lanes, else pixels do
 
 
 @dataclass(frozen=True)

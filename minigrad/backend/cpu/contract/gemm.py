@@ -102,7 +102,7 @@ def plans(product: Product) -> Iterator[GemmPlan]:
 
 
 def _with_plain_strides(operand: Operand) -> Operand:
-    """The same view, with stride 1 on axes of one element: they are as contiguous as one likes."""
+    """The same view, with stride 1 on axes of one element, so that they count as contiguous."""
     strides = zip(operand.shape, operand.strides, strict=True)
     return replace(operand, strides=tuple(1 if n == 1 else stride for n, stride in strides))
 

@@ -41,8 +41,8 @@ class RowLowering:
         columns: Axis,
         *,
         work: int,  # multiply-adds of the whole convolution
-        other_row_bytes: int = 0,  # what the kernel keeps besides for each row of a unit
-        most_images: int = sys.maxsize,  # of a block
+        other_row_bytes: int = 0,  # that the kernel keeps for each row of a unit besides
+        most_images: int = sys.maxsize,  # that a block may have
         allow_direct: bool = True,
     ):
         self.x, self.rows, self.columns, self.item = x, rows, columns, x.dtype.itemsize

@@ -36,7 +36,9 @@ from minigrad.backend.geometry import Window
 from minigrad.backend.launch import Operand, Pointer, Program, Word
 from minigrad.dtype import DType
 
-INDEX_LIMIT = (1 << 31) - (1 << 20)  # from here on indices have 64 bits; a last tile may reach over
+INDEX_LIMIT = (1 << 31) - (
+    1 << 20
+)  # elements; larger operands have 64-bit indices (a tile may pass the end)
 
 TILES = (
     Tile(128, 128, 16, 8, 8),
@@ -47,7 +49,7 @@ TILES = (
     Tile(256, 8, 8, 4, 2),
     Tile(64, 16, 8, 4, 4),
 )
-# Results of a thread: more, of 8 bytes each, would not leave registers for two blocks.
+# With more results of 8 bytes, a thread would take the registers of a second block.
 MOST_WIDE_RESULTS = 16
 
 # Costs, in lane-cycles of one multiprocessor: cycles times the lanes that are busy.
@@ -87,7 +89,7 @@ def conv2d(
         return
     if not cudnn.convolve(program, x, w, out, window, groups, processors):
         parts = problems(x, w, out, window)
-        _Lowering(program, x, w, out, parts, groups, processors).emit()
+        _Convolution(program, x, w, out, parts, groups, processors).emit()
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class _Choice:
     cost: float
 
 
-class _Lowering:
+class _Convolution:
     """One convolution with a nonempty output."""
 
     def __init__(
@@ -156,7 +158,7 @@ class _Lowering:
             yield _Choice(tile, False, parts, share, blocks, cost)
 
     def _splits(self, blocks: int, least: int, multiple: int) -> Iterator[tuple[int, int]]:
-        """Numbers of parts that are worth a thought, each with the products of a part."""
+        """The numbers of parts that may be fastest, each with the products of a part."""
         wanted = {round(k * self.processors / (blocks * self.units)) for k in (1, 2, 3, 4, 6)}
         for parts in sorted({1, *wanted}):
             if parts == 1 or 1 < parts <= self.products // least:
@@ -164,7 +166,7 @@ class _Lowering:
                 yield max(-(-self.products // share), 1), share
 
     def _time(self, blocks: int, threads: int, work: float) -> float:
-        """Of so many blocks of each unit, each doing `work`."""
+        """Cycles until so many blocks of each unit have done `work` lane-cycles each."""
         rounds = -(-blocks * self.units // self.processors)
         busy = min(1.0, (rounds * threads / BUSY) ** 0.5)
         return rounds * (work + BLOCK * threads / THREADS) / busy
@@ -201,7 +203,7 @@ class _Lowering:
             self.program.launch(kernel, words, blocks * self.units, THREADS)
 
     def _directions(self, choice: _Choice) -> tuple[bool, bool]:
-        """Whether neighbouring threads load x along pixels, and w along channels."""
+        """Whether threads side by side load x along pixels, and w along channels."""
         assert choice.tile is not None
         first, side = self.problems[0], choice.tile.products
 

@@ -17,7 +17,7 @@ from minigrad.backend.cuda.prelude import divisor_words
 from minigrad.backend.geometry import Window, WindowAxis
 from minigrad.backend.launch import Operand
 
-SECTOR = 8  # elements that memory moves at once, about
+SECTOR = 8  # elements that memory moves at once: 32 bytes of float32
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Problem:
         return prod(a.extent for a in self.product_axes)
 
     def reach(self) -> int:
-        """The largest number that its places need."""
+        """A bound on the offsets, pixels and products, which indices must be able to hold."""
         both = (*self.pixel_axes, *self.product_axes)
         x, pixels, products = (
             sum(abs(step) * a.extent for a, step in steps)
@@ -182,7 +182,7 @@ def sectors(extents_and_steps: Iterable[tuple[int, int]], window: int) -> float:
     """
     length, first = 1, 0
     for extent, step in extents_and_steps:
-        if extent <= 1:  # of a phase without products, none
+        if extent <= 1:  # a phase without products has an axis of none
             continue
         if length == 1:
             length, first = extent, abs(step)

@@ -51,11 +51,6 @@ def module() -> Any:
         return None
 
 
-def allows_tf32() -> bool:
-    """Whether float32 may be multiplied as TF32."""
-    return config.matmul_precision != "highest"
-
-
 @dataclass(frozen=True)
 class CudnnOp:
     """One op of cuDNN in its own terms: two arguments and a result as (shape, strides)."""
@@ -84,7 +79,7 @@ class CudnnOp:
 class CudnnKernel:
     """A launch of cuDNN. Its words are the addresses of both arguments, result and workspace."""
 
-    setting = staticmethod(allows_tf32)
+    setting = staticmethod(config.allows_tf32)
 
     def __init__(self, op: CudnnOp, graphs: dict[bool, Any]):
         self.name, self.source = f"cudnn_{op.name}_{op.dtype}", op.text
@@ -93,7 +88,7 @@ class CudnnKernel:
 
     def __call__(self, runtime: Any, words: Sequence[int]) -> None:
         """Launch it on the addresses of its arguments."""
-        graph = self._graphs.get(allows_tf32(), self._graphs[False])
+        graph = self._graphs.get(self.setting(), self._graphs[False])
         addresses = dict(zip((FIRST, SECOND, RESULT), words, strict=False))
 
         def launch() -> None:

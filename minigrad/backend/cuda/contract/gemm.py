@@ -15,15 +15,12 @@ from minigrad.config import config
 class MatrixProduct:
     """A launch of cuBLAS. The words of A, B and C: see `Runtime.matrix_product`; then the batch."""
 
+    setting = staticmethod(config.allows_tf32)
+
     def __init__(self, dtype: str):
         self.dtype = dtype
         self.name = f"cublas_gemm_{dtype}"
         self.source = f"// cublasGemmStridedBatchedEx of {dtype}\n"
-
-    @staticmethod
-    def setting() -> bool:
-        """Whether float32 may be multiplied as TF32."""
-        return config.matmul_precision != "highest"
 
     def __call__(self, runtime: Any, words: Sequence[int]) -> None:
         """Launch it on the words of its arguments."""
