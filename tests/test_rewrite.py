@@ -28,6 +28,20 @@ BATCH_NORM = partial(R.layer, lambda x, g, b: nn.batch_norm(x, None, None, g, b,
 INSTANCE_NORM = partial(R.layer, lambda x, g, b: nn.instance_norm(x, None, None, g, b), *affine)
 GROUP_NORM = partial(R.layer, lambda x, g, b: nn.group_norm(x, 2, g, b), (4,), (4,), x=(3, 4, 2, 2))
 LAYER_NORM = partial(R.layer, lambda x, g, b: nn.layer_norm(x, 5, g, b), (5,), (5,), x=R.TABLE)
+WEIGHT_NORM = partial(R.layer, nn.weight_norm, (4,), x=R.TABLE)
+FILTER_RESPONSE = partial(R.layer, nn.filter_response_norm, *affine)
+RENORM = partial(
+    R.layer,
+    lambda x, g, b: nn.batch_renorm(
+        x, mg.full((3,), 0.5), mg.full((3,), 1.5), g, b, training=True, r_max=3.0, d_max=5.0
+    ),
+    *affine,
+)
+MEAN_ONLY = partial(R.layer, lambda x, b: nn.mean_only_batch_norm(x, mg.zeros((3,)), b, True), (3,))
+DECORRELATED = partial(
+    R.layer, lambda x, g, b: nn.decorrelated_batch_norm(x, None, None, g, b), *affine
+)
+STANDARDIZED = partial(R.layer, nn.weight_standardization, x=R.TABLE)
 RMS_NORM = partial(R.layer, lambda x, g: nn.rms_norm(x, 5, g), (5,), x=R.TABLE)
 
 # (full-size reductions, dependent sweeps) of the backward: chain rule, simplified, and the
@@ -90,6 +104,13 @@ CASES: dict[str, tuple[Callable[[], R.Case], tuple[int, int], tuple[int, int, in
     "nn.group_norm": (GROUP_NORM, (4, 3), (2, 2, 5)),
     "nn.layer_norm": (LAYER_NORM, (4, 3), (4, 2, 8)),
     "nn.rms_norm": (RMS_NORM, (2, 2), (2, 2, 7)),
+    "nn.weight_norm": (WEIGHT_NORM, (1, 2), (1, 2, 4)),
+    "nn.weight_standardization": (STANDARDIZED, (2, 3), (2, 2, 5)),
+    "nn.filter_response_norm": (FILTER_RESPONSE, (3, 2), (2, 2, 4)),
+    "nn.filter_response_norm, threshold": (partial(FILTER_RESPONSE, (3,)), (4, 2), (3, 2, 6)),
+    "nn.batch_renorm": (RENORM, (4, 3), (2, 2, 5)),
+    "nn.mean_only_batch_norm": (MEAN_ONLY, (2, 2), (1, 2, 1)),
+    "nn.decorrelated_batch_norm": (DECORRELATED, (3, 2), (3, 2, 8)),  # beside matrix products
     "nn.batch_norm twice": (partial(BATCH_NORM, order=2), (9, 4), (5, 2, 20)),
     "nn.instance_norm twice": (partial(INSTANCE_NORM, order=2), (9, 4), (5, 2, 20)),
     "nn.group_norm twice": (partial(GROUP_NORM, order=2), (9, 4), (5, 2, 20)),
