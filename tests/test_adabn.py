@@ -170,3 +170,7 @@ def test_messages():
             ada.add(name)
     with pytest.raises(ValueError, match="expected exact, onepass or ema, got 'some'"):
         ada.adapt("target", TARGET, mode="some")
+    with pytest.raises(ValueError, match="expected batches that can be gone through again, got a"):
+        ada.adapt("target", iter(TARGET))
+    with pytest.raises(ValueError, match="expected batches, got none"):
+        ada.adapt("target", [])

@@ -322,10 +322,11 @@ def test_messages():
 
 def test_texts():
     assert repr(BatchRenorm1d(3)) == (
-        "BatchRenorm1d(3, eps=1e-05, momentum=0.01, affine=True, r_max=3.0, d_max=5.0, "
-        "schedule=(5000, 40000, 25000))"
+        "BatchRenorm1d(3, eps=1e-05, momentum=0.01, affine=True, track_running_stats=True, "
+        "r_max=3.0, d_max=5.0, schedule=(5000, 40000, 25000))"
     )
     assert repr(MeanOnlyBatchNorm(3)) == "MeanOnlyBatchNorm(3, momentum=0.1)"
     assert repr(DecorrelatedBatchNorm(4, groups=2)) == (
-        "DecorrelatedBatchNorm(4, eps=1e-05, momentum=0.1, affine=True, groups=2, iterations=5)"
+        "DecorrelatedBatchNorm(4, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True, "
+        "groups=2, iterations=5)"
     )

@@ -10,6 +10,7 @@ import minigrad as mg
 from layers.container import ModuleList
 from layers.module import Buffer, Module
 from layers.norm.batch_norm import BatchNorm
+from layers.norm.data_pass import channel_rows, data_pass
 from layers.norm.population import estimate_population_statistics
 from minigrad import Tensor
 from minigrad.data import PooledMoments
@@ -33,9 +34,9 @@ class Statistics(Module):
 
     def replace(self, found: PooledMoments) -> None:
         """Take the moments of all values together, the variance unbiased."""
-        n, dtype = found.count, self.running_mean.dtype
+        dtype = self.running_mean.dtype
         self.running_mean.assign(found.mean.astype(dtype))
-        self.running_var.assign((found.variance * (n / max(n - 1, 1))).astype(dtype))
+        self.running_var.assign(found.unbiased_variance.astype(dtype))
 
 
 class AdaBN(Module):
@@ -95,7 +96,7 @@ class AdaBN(Module):
         """Take the statistics of a domain (a new one, or again) from its data, and use them.
 
         Args:
-            batches: x, or tuples and lists that begin with x, such as a DataLoader gives.
+            batches: a DataLoader, or a list of x or of tuples that begin with x.
             mode: "exact": one layer after the other, from the moments of all its inputs as they are
                 once the layers before it have been adapted; a pass over the data for each layer.
                 "onepass": `estimate_population_statistics`, each batch normalized by itself. "ema":
@@ -103,18 +104,25 @@ class AdaBN(Module):
         """
         if mode not in ("exact", "onepass", "ema"):
             raise ValueError(f"AdaBN.adapt: expected exact, onepass or ema, got {mode!r}.")
+        if iter(batches) is batches:
+            raise ValueError(
+                f"AdaBN.adapt: expected batches that can be gone through again, got a "
+                f"{type(batches).__name__}. Pass a DataLoader or a list."
+            )
         if domain not in vars(self.domains):
             self.add(domain)
         self.use(domain)
         if mode == "onepass":
             estimate_population_statistics(self.model, batches)
         elif mode == "ema":
-            self._run(batches, training=self._layers().values())
+            data_pass(self.model, batches, training=self._layers().values())
         else:
-            statistics = {id(layer): s for layer, s in self._lent()}
-            for layer in self._in_order(batches):
-                inputs = self._moments(batches, {"": layer}, of_outputs=False)
-                statistics[id(layer)].replace(inputs[""])
+            statistics = dict(self._lent())
+            in_order = self._moments(islice(batches, 1), statistics)
+            if not in_order:
+                raise ValueError("AdaBN.adapt: expected batches, got none.")
+            for layer in in_order:
+                statistics[layer].replace(self._moments(batches, [layer])[layer])
         return self
 
     def divergence(
@@ -128,64 +136,28 @@ class AdaBN(Module):
             first, second: the name of the domain whose statistics are used, and data: of the same
                 name twice, what adapting is about to remove.
         """
-        found: list[dict[str, PooledMoments]] = []
-        used = self.domain
-        for domain, batches in (first, second):
-            found.append(self.use(domain)._moments(batches, self._layers(), of_outputs=True))
+        used, layers = self.domain, self._layers()
+        (i, x), (j, y) = first, second
+        a = self.use(i)._moments(x, layers.values(), of_outputs=True)
+        b = self.use(j)._moments(y, layers.values(), of_outputs=True)
         self.use(used)
-        a, b = found
         return {
-            name: symmetric_divergence(
-                a[name].mean, a[name].variance, b[name].mean, b[name].variance
-            ).item()
-            for name in a
+            name: symmetric_divergence(a[m].mean, a[m].variance, b[m].mean, b[m].variance).item()
+            for name, m in layers.items()
+            if m in a and m in b
         }
 
-    def _run(
-        self, batches: Iterable[Any], training: Iterable[Module] = (), hook: Any = None,
-        watched: Iterable[Module] = (),
-    ) -> None:  # fmt: skip
-        """The model on all batches, in eval but for some layers, with a hook on others."""
-        modes = [(m, m.training) for m in self.model.modules()]
-        hooks = [layer.register_forward_hook(hook) for layer in watched]
-        try:
-            self.model.eval()
-            for layer in training:
-                layer.training = True
-            with mg.no_grad():
-                for batch in batches:
-                    y = self.model(batch[0] if isinstance(batch, (tuple, list)) else batch)
-                    if not hooks:
-                        mg.evaluate(y)
-        finally:
-            for handle in hooks:
-                handle.remove()
-            for module, mode in modes:
-                module.training = mode
-
-    def _in_order(self, batches: Iterable[Any]) -> list[BatchNorm]:
-        """The layers as the first batch meets them."""
-        order: list[BatchNorm] = []
-
-        def note(layer: Any, args: tuple[Any, ...], output: Any) -> None:
-            if all(layer is not m for m in order):
-                order.append(layer)
-
-        self._run(islice(batches, 1), hook=note, watched=self._layers().values())
-        return order
-
     def _moments(
-        self, batches: Iterable[Any], layers: dict[str, BatchNorm], of_outputs: bool
-    ) -> dict[str, PooledMoments]:
+        self, batches: Iterable[Any], layers: Iterable[BatchNorm], of_outputs: bool = False
+    ) -> dict[BatchNorm, PooledMoments]:
         """The moments of what enters or leaves each layer, over all batches."""
-        found = {name: PooledMoments() for name in layers}
-        names = {id(layer): name for name, layer in layers.items()}
+        found: dict[BatchNorm, PooledMoments] = {}
 
-        def note(layer: Module, args: tuple[Any, ...], output: Any) -> None:
-            x: Tensor = output if of_outputs else args[0]
-            found[names[id(layer)]].add(mg.moveaxis(x, 1, -1).reshape((-1, x.shape[1])))
+        def note(layer: BatchNorm, args: tuple[Any, ...], output: Any) -> None:
+            rows = channel_rows(output if of_outputs else args[0])
+            found.setdefault(layer, PooledMoments()).add(rows)
 
-        self._run(batches, hook=note, watched=layers.values())
+        data_pass(self.model, batches, watched=layers, hook=note)
         return found
 
 

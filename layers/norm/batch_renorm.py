@@ -71,11 +71,8 @@ class BatchRenorm(ChannelNorm):
         )  # fmt: skip
 
     def extra_repr(self) -> str:
-        return (
-            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
-            f"affine={self.weight is not None}, r_max={self.r_max}, d_max={self.d_max}, "
-            f"schedule={self.schedule}"
-        )
+        limits = f"r_max={self.r_max}, d_max={self.d_max}, schedule={self.schedule}"
+        return f"{super().extra_repr()}, {limits}"
 
 
 class BatchRenorm1d(BatchRenorm):

@@ -62,7 +62,4 @@ class DecorrelatedBatchNorm(ChannelNorm):
         )  # fmt: skip
 
     def extra_repr(self) -> str:
-        return (
-            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
-            f"affine={self.weight is not None}, groups={self.groups}, iterations={self.iterations}"
-        )
+        return f"{super().extra_repr()}, groups={self.groups}, iterations={self.iterations}"

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import minigrad as mg
 from layers.module import Module
 from layers.norm.batch_norm import BatchNorm
+from layers.norm.data_pass import channel_rows, data_pass
 from minigrad import Tensor
-from minigrad.nn import moments
+from minigrad.data import PooledMoments
 
 __all__ = ["estimate_population_statistics"]
-
-
-class _Moments(NamedTuple):
-    """A mean and a variance over n batches or values, for each channel."""
-
-    n: int
-    mean: Tensor
-    var: Tensor
-
-    def merged(self, other: _Moments, between: bool) -> _Moments:
-        """Those of both. `between`: the variance of the two means counts, too (total variance)."""
-        n = self.n + other.n
-        share, apart = other.n / n, other.mean - self.mean
-        var = self.var + (other.var - self.var) * share
-        if between:
-            var = var + apart * apart * (share * (1 - share))
-        return _Moments(n, self.mean + apart * share, var)
 
 
 def estimate_population_statistics(
@@ -67,55 +51,30 @@ def estimate_population_statistics(
             f"{caller}: expected batch norms with running statistics that are not frozen, got none "
             f"in {type(model).__name__}."
         )
+    found: dict[BatchNorm, PooledMoments] = {}
+
+    def note(norm: BatchNorm, args: tuple[Any, ...], output: Any) -> None:
+        rows = channel_rows(args[0])
+        if mode == "batches":  # the mean and the unbiased variance of each are a row to average
+            own = PooledMoments()
+            own.add(rows)
+            rows = mg.concat([own.mean, own.unbiased_variance]).reshape((1, -1))
+        found.setdefault(norm, PooledMoments()).add(rows)
+
     state = model.state_dict()
     try:
-        found, batches = _collected(model, norms, loader, pooled=mode == "exact")
+        batches = data_pass(model, loader, training=norms, watched=norms, hook=note)
         if not found:
             raise ValueError(f"{caller}: expected a loader that gives batches, got none.")
     except BaseException:
         model.load_state_dict(state)
         raise
-    for norm, (n, mean, var) in found.items():
-        unbiased = var * (n / (n - 1)) if mode == "exact" else var
-        _replace(norm, mean, unbiased, batches)
+    for norm, moments in found.items():
+        mean, var = moments.mean, moments.unbiased_variance
+        if mode == "batches":
+            mean, var = mg.split(mean, norm.num_features)
+        _replace(norm, mean, var, batches)
     return model
-
-
-def _collected(
-    model: Module, norms: list[BatchNorm], loader: Iterable[Any], pooled: bool
-) -> tuple[dict[BatchNorm, _Moments], int]:
-    """The moments of what each batch norm is given, and how many batches there are.
-
-    `pooled`: biased ones, of all values; else unbiased ones, averaged over batches.
-    """
-    found: dict[BatchNorm, _Moments] = {}
-    batches = 0
-
-    def note(norm: Module, args: tuple[Any, ...], output: Any) -> None:
-        assert isinstance(norm, BatchNorm)
-        x = args[0].astype(mg.float64)
-        m = x.size // x.shape[1]
-        mean, var = moments(x, (0, *range(2, x.ndim)))
-        new = _Moments(m, mean, var) if pooled else _Moments(1, mean, var * (m / (m - 1)))
-        found[norm] = found[norm].merged(new, between=pooled) if norm in found else new
-
-    modes = [(m, m.training) for m in model.modules()]
-    hooks = [norm.register_forward_hook(note) for norm in norms]
-    try:
-        model.eval()
-        for norm in norms:
-            norm.training = True
-        with mg.no_grad():
-            for batch in loader:
-                model(batch[0] if isinstance(batch, (tuple, list)) else batch)
-                mg.evaluate(*[t for m in found.values() for t in m[1:]])
-                batches += 1
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes:
-            module.training = training
-    return found, batches
 
 
 def _replace(norm: BatchNorm, mean: Tensor, var: Tensor, batches: int) -> None:

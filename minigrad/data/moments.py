@@ -77,3 +77,8 @@ class PooledMoments:
     def variance(self) -> Tensor:
         """The biased variance of each feature, or the covariance."""
         return self.scatter / self.count
+
+    @property
+    def unbiased_variance(self) -> Tensor:
+        """The variance scaled by n / (n - 1); of one row as it is, 0."""
+        return self.scatter / max(self.count - 1, 1)
