@@ -1,7 +1,8 @@
-"""Hand-derived derivatives of batch normalization that only tests need.
+"""Hand-derived derivatives of normalizations that only tests need.
 
-The chain rule in nine stages and the closed form are in `examples/batchnorm_by_hand.py`. Here are
-the 2015 paper's own listing, and the closed form of the second derivative.
+Batch normalization's chain rule in nine stages and its closed form are in
+`examples/batchnorm_by_hand.py`. Here are the 2015 paper's own listing, the closed form of the
+second derivative, and then values and first gradients of the other normalizations.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def second_derivative(
     return SecondGradients(dx, flat(s), scale * jacobian(u))
 
 
-# Other normalizations: value and first gradients by hand.
+# Other normalizations.
 
 
 def standardization(x: Tensor, g: Tensor, axes: tuple[int, ...], eps: float) -> list[Tensor]:
@@ -164,3 +165,59 @@ def filter_response(
     dx = inv * (h - xhat * mg.mean(h * xhat, axis=axes, keepdims=True))
     sums = [mg.sum(t, axis=over) for t in (dp * xhat, dp, g - dp)]
     return [mg.where(above, p, per_channel(tau, x)), dx, *sums]
+
+
+def group_norm(
+    x: Tensor, gamma: Tensor, beta: Tensor, g: Tensor, groups: int, eps: float
+) -> list[Tensor]:
+    """y, dx, dgamma, dbeta by the sums of each channel of each sample: db = sum g, ds = sum g c.
+
+    One group is layer normalization with parameters of each channel, groups of one instance
+    normalization.
+    """
+    n, channels, *spatial = x.shape
+    size, m = channels // groups, math.prod(x.shape[1:]) // groups
+    c_shape = (1, groups, size, 1)
+    x, g = (mg.reshape(t, (n, groups, size, -1)) for t in (x, g))
+    c = x - mg.mean(x, axis=(2, 3), keepdims=True)
+    inv = 1 / mg.sqrt(mg.mean(c * c, axis=(2, 3), keepdims=True) + eps)
+    xhat, scale = c * inv, mg.reshape(gamma, c_shape)
+    db, ds = (mg.sum(t, axis=3, keepdims=True) for t in (g, g * c))
+    p = mg.sum(scale * db, axis=2, keepdims=True)
+    q = inv * mg.sum(scale * ds, axis=2, keepdims=True)
+    dx = inv * (scale * g - p / m - xhat * q / m)
+    y = xhat * scale + mg.reshape(beta, c_shape)
+    whole = (n, channels, *spatial)
+    dgamma, dbeta = mg.sum(inv * ds, axis=0), mg.sum(db, axis=0)
+    return [mg.reshape(y, whole), mg.reshape(dx, whole), flat(dgamma), flat(dbeta)]
+
+
+def row_norm(x: Tensor, gamma: Tensor, g: Tensor, eps: float, centred: bool) -> list[Tensor]:
+    """x_hat gamma of rows, dx and dgamma: layer (centred) and root-mean-square normalization."""
+    mean = mg.mean(x, axis=1, keepdims=True) if centred else 0.0
+    c = x - mean
+    inv = 1 / mg.sqrt(mg.mean(c * c, axis=1, keepdims=True) + eps)
+    xhat, h = c * inv, gamma * g
+    dx = h - xhat * mg.mean(h * xhat, axis=1, keepdims=True)
+    dx = dx - mg.mean(h, axis=1, keepdims=True) if centred else dx
+    return [xhat * gamma, inv * dx, mg.sum(g * xhat, axis=0)]
+
+
+def local_response(
+    x: Tensor, g: Tensor, size: int, alpha: float, beta: float, k: float, within: bool
+) -> list[Tensor]:
+    """y = x S^-beta and dx = g S^-beta - 2 a beta x win(g y / S), a = alpha / n."""
+
+    def windows(t: Tensor) -> Tensor:
+        for axis in (2, 3) if within else (1,):
+            r, extent = size // 2, t.shape[axis]
+            moved = mg.moveaxis(t, axis, 0)
+            sums = [mg.sum(moved[max(i - r, 0) : i + r + 1], axis=0) for i in range(extent)]
+            t = mg.moveaxis(mg.stack(sums), 0, axis)
+        return t
+
+    a = alpha / (size**2 if within else size)
+    s = k + a * windows(x * x)
+    power = mg.exp(-beta * mg.log(s))
+    y = x * power
+    return [y, g * power - 2 * a * beta * x * windows(g * y / s)]
