@@ -91,13 +91,13 @@ def run_program(
     return prepared.output()
 
 
-def _poisoned(nbytes: int) -> memory.Buffer:
-    buffer = memory.Buffer(nbytes)
+def _poisoned(nbytes: int) -> memory.DeviceBuffer:
+    buffer = memory.DeviceBuffer(nbytes)
     ctypes.memset(buffer.address, 0xFF, nbytes + memory.SLACK)  # NaN in either float type
     return buffer
 
 
-def _filled(dtype: str, values: Sequence[Any]) -> memory.Buffer:
+def _filled(dtype: str, values: Sequence[Any]) -> memory.DeviceBuffer:
     code = as_dtype(dtype).format
     data = bytes(map(bool, values)) if code == "?" else array.array(code, values).tobytes()
     buffer = _poisoned(len(data))

@@ -118,12 +118,12 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     from minigrad.backend.cpu.runtime import memory
     from minigrad.backend.cpu.runtime.executable import Executable, arena
 
-    allocate, run = memory.Buffer.__init__, Executable.run
+    allocate, run = memory.DeviceBuffer.__init__, Executable.run
 
-    def poison(buffer: memory.Buffer) -> None:
+    def poison(buffer: memory.DeviceBuffer) -> None:
         ctypes.memset(buffer.address, 0xFF, buffer.nbytes + memory.SLACK)
 
-    def allocate_poisoned(self: memory.Buffer, nbytes: int, purpose: str = "") -> None:
+    def allocate_poisoned(self: memory.DeviceBuffer, nbytes: int, purpose: str = "") -> None:
         allocate(self, nbytes, purpose)
         poison(self)
 
@@ -132,7 +132,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
         poison(arena.buffer)
         run(self, *args)
 
-    monkeypatch.setattr(memory.Buffer, "__init__", allocate_poisoned)
+    monkeypatch.setattr(memory.DeviceBuffer, "__init__", allocate_poisoned)
     monkeypatch.setattr(Executable, "run", run_poisoned)
 
 

@@ -117,7 +117,7 @@ def test_every_member_is_there(kind: str, backend: Backend):
     assert_provides(backend.library(), interface.Library)
     assert_provides(scaled_program(backend)[1], interface.Executable)
     assert_provides(backend.batch_stage(ASSEMBLY), interface.BatchStage)
-    assert_provides(backend.allocate(8), interface.Buffer)
+    assert_provides(backend.allocate(8), interface.DeviceBuffer)
 
 
 def test_a_missing_member_is_noticed():

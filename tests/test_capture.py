@@ -682,13 +682,13 @@ class TestMemory:
         for _ in range(4):
             step(*batch)
         made: list[int] = []
-        allocate = memory.Buffer.__init__
+        allocate = memory.DeviceBuffer.__init__
 
-        def counting(self: memory.Buffer, nbytes: int, purpose: str = "") -> None:
+        def counting(self: memory.DeviceBuffer, nbytes: int, purpose: str = "") -> None:
             made.append(nbytes)
             allocate(self, nbytes, purpose)
 
-        monkeypatch.setattr(memory.Buffer, "__init__", counting)
+        monkeypatch.setattr(memory.DeviceBuffer, "__init__", counting)
         for _ in range(3):
             step(*batch)
         assert made == [4] * 3

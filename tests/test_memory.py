@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("on_cpu")
 class TestBuffers:
     def test_aligned_with_slack(self):
         for nbytes in (0, 1, 63, 1000, 5000, 1 << 17):
-            buffer = memory.Buffer(nbytes)
+            buffer = memory.DeviceBuffer(nbytes)
             assert buffer.address % memory.ALIGNMENT == 0
             assert buffer._block.size >= nbytes + memory.SLACK
             memory.view(buffer)[:] = b"\1" * nbytes
@@ -38,25 +38,25 @@ class TestBuffers:
             assert size <= max(2048, (nbytes + memory.SLACK) * 9 / 8 + 64)
 
     def test_recycled(self):
-        first = memory.Buffer(100_000)
+        first = memory.DeviceBuffer(100_000)
         address = first.address
         del first
-        assert memory.Buffer(100_001).address == address
+        assert memory.DeviceBuffer(100_001).address == address
 
     def test_counted(self):
         base = live_bytes()
-        buffers = [memory.Buffer(n) for n in (10, 10_000, 1_000_000)]
+        buffers = [memory.DeviceBuffer(n) for n in (10, 10_000, 1_000_000)]
         assert memory.live_bytes == base + sum(b._block.size for b in buffers)
         del buffers
         assert memory.live_bytes == base
 
     def test_views_keep_it_alive(self):
-        buffer = memory.Buffer(8)
+        buffer = memory.DeviceBuffer(8)
         view = memory.view(buffer)
         view[:] = b"12345678"
         del buffer
         gc.collect()
-        others = [memory.Buffer(8) for _ in range(10)]
+        others = [memory.DeviceBuffer(8) for _ in range(10)]
         for other in others:
             memory.view(other)[:] = b"\0" * 8
         assert bytes(view) == b"12345678"
@@ -65,7 +65,7 @@ class TestBuffers:
         memory.release_free_blocks()
         assert memory._free_bytes == 0
         monkeypatch.setattr(memory, "_POOL_LIMIT", 300_000)
-        buffers = [memory.Buffer(100_000) for _ in range(5)]
+        buffers = [memory.DeviceBuffer(100_000) for _ in range(5)]
         del buffers
         assert 0 < memory._free_bytes <= 300_000
         memory.release_free_blocks()
@@ -74,13 +74,13 @@ class TestBuffers:
     def test_running_out(self):
         base = live_bytes()
         with pytest.raises(DeviceError, match=r"cpu: out of memory: asked for \d+ bytes while \d+"):
-            memory.Buffer(1 << 60)
+            memory.DeviceBuffer(1 << 60)
         with pytest.raises(DeviceError, match=r"asked for \d+ bytes for the result of x"):
-            memory.Buffer(1 << 60, "the result of x")
+            memory.DeviceBuffer(1 << 60, "the result of x")
         assert memory.live_bytes == base
 
     def test_the_pool_is_given_up_before_running_out(self, monkeypatch):
-        kept = memory.Buffer(200_000)
+        kept = memory.DeviceBuffer(200_000)
         del kept
         refused = []
         block = memory.Block
@@ -92,7 +92,7 @@ class TestBuffers:
             return block(size)
 
         monkeypatch.setattr(memory, "Block", failing_once)
-        buffer = memory.Buffer(300_007)
+        buffer = memory.DeviceBuffer(300_007)
         assert refused == [buffer._block.size]
         assert memory._free_bytes == 0
 
@@ -108,7 +108,7 @@ class TestThreads:
             try:
                 held = []
                 for k in range(3000):
-                    held.append(memory.Buffer((k * 7919 * seed) % 50_000))
+                    held.append(memory.DeviceBuffer((k * 7919 * seed) % 50_000))
                     if len(held) > 20:
                         del held[: 10 + k % 10]
             except BaseException as error:
@@ -135,7 +135,7 @@ class TestThreads:
         gc.set_threshold(5)
         try:
             for _ in range(2000):
-                cycle: list[object] = [memory.Buffer(3000)]
+                cycle: list[object] = [memory.DeviceBuffer(3000)]
                 cycle.append(cycle)
         finally:
             gc.set_threshold(*threshold)
@@ -170,7 +170,7 @@ class TestBorrowed:
 
     def test_our_own_memory_has_slack_wherever_it_ends(self):
         for nbytes in range(3000, 5000, 16):
-            view = memory.view(memory.Buffer(nbytes))[: nbytes - 8].cast("f")
+            view = memory.view(memory.DeviceBuffer(nbytes))[: nbytes - 8].cast("f")
             borrowed = mg.asarray(view).node.storage
             assert isinstance(borrowed, memory.BorrowedBuffer)
             assert borrowed.has_slack

@@ -37,7 +37,7 @@ def why_unusable(computing: bool = True) -> str | None:
     return None
 
 
-def device(index: int) -> interface.Backend[Buffer]:
+def device(index: int) -> interface.Backend[DeviceBuffer]:
     if index:
         raise DeviceError(f"toy:{index}: expected device 0, got {index}. There is one.")
     return _toy
@@ -50,7 +50,7 @@ def index_of(address: int) -> int:
 # --- memory ---------------------------------------------------------------------------------------
 
 
-class Buffer:
+class DeviceBuffer:
     def __init__(self, nbytes: int, purpose: str = ""):
         try:
             self._array = (ctypes.c_char * nbytes)()
@@ -66,7 +66,7 @@ class Buffer:
         return memoryview(self._array).cast("B")
 
 
-class Borrowed(Buffer):
+class Borrowed(DeviceBuffer):
     def __init__(self, address: int, nbytes: int, owner: object):
         self._array = (ctypes.c_char * nbytes).from_address(address)
         self.address, self.nbytes, self.owner = address, nbytes, owner
@@ -118,9 +118,9 @@ class Executable:
         self, program: Program, offsets: Mapping[int, int], arena_bytes: int, bound: Sequence[int]
     ):
         self._program, self._offsets, self._bound = program, offsets, bound
-        self._arena = Buffer(arena_bytes)
+        self._arena = DeviceBuffer(arena_bytes)
 
-    def run(self, buffers: Sequence[Buffer], constants: Sequence[float]) -> None:
+    def run(self, buffers: Sequence[DeviceBuffer], constants: Sequence[float]) -> None:
         slots = {slot: self._arena.view[offset:] for slot, offset in self._offsets.items()}
         slots |= {slot: b.view for slot, b in zip(self._bound, buffers, strict=True)}
         memory = Memory(slots, constants)
@@ -147,7 +147,7 @@ class BatchStage:
                 x.append(value * self._assembly.scale[c] + self._assembly.shift[c])
         return _toy.from_bytes(memoryview(x)), _toy.from_bytes(labels)
 
-    def finish(self, gathered: Any) -> tuple[Buffer, Buffer]:
+    def finish(self, gathered: Any) -> tuple[DeviceBuffer, DeviceBuffer]:
         return gathered
 
 
@@ -347,32 +347,32 @@ class Backend:
     processors = 1
     stream = None
 
-    def allocate(self, nbytes: int, purpose: str = "") -> Buffer:
-        return Buffer(nbytes, purpose)
+    def allocate(self, nbytes: int, purpose: str = "") -> DeviceBuffer:
+        return DeviceBuffer(nbytes, purpose)
 
-    def from_bytes(self, data: memoryview) -> Buffer:
-        buffer = Buffer(data.nbytes)
+    def from_bytes(self, data: memoryview) -> DeviceBuffer:
+        buffer = DeviceBuffer(data.nbytes)
         buffer.view[:] = data.cast("B")
         return buffer
 
-    def to_bytes(self, buffer: Buffer, nbytes: int) -> memoryview:
+    def to_bytes(self, buffer: DeviceBuffer, nbytes: int) -> memoryview:
         return buffer.view[:nbytes]
 
-    def borrow(self, address: int, nbytes: int, owner: object) -> Buffer:
+    def borrow(self, address: int, nbytes: int, owner: object) -> DeviceBuffer:
         return Borrowed(address, nbytes, owner)
 
-    def copy_from_address(self, address: int, nbytes: int, owner: object) -> Buffer:
+    def copy_from_address(self, address: int, nbytes: int, owner: object) -> DeviceBuffer:
         return self.from_bytes(Borrowed(address, nbytes, owner).view)
 
     def packed(
         self, address: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: DType,
         owner: object,
-    ) -> Buffer:  # fmt: skip
+    ) -> DeviceBuffer:  # fmt: skip
         starts = [_place(strides, index, address) for index in positions(shape)]
         data = b"".join(ctypes.string_at(start, dtype.itemsize) for start in starts)
         return self.from_bytes(memoryview(data))
 
-    def receive(self, source: interface.Backend[Any], buffer: Any, nbytes: int) -> Buffer:
+    def receive(self, source: interface.Backend[Any], buffer: Any, nbytes: int) -> DeviceBuffer:
         return self.from_bytes(source.to_bytes(buffer, nbytes))
 
     def library(self) -> Library:
@@ -396,7 +396,7 @@ class Backend:
 
     hold = wait_for
 
-    def lend(self, buffer: Buffer) -> object:
+    def lend(self, buffer: DeviceBuffer) -> object:
         return buffer
 
 

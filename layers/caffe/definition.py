@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from layers.caffe.kinds import KINDS, Kind, Maker, Shape, decimal
+from layers.caffe.kinds import KINDS, LayerKind, Maker, Shape, decimal
 from layers.caffe.text import Layer
 from layers.module import Module
 
@@ -22,7 +22,7 @@ class Input(NamedTuple):
     is_label: bool = False  # of shape (N,), N that of the first input
 
 
-class Step(NamedTuple):
+class LayerStep(NamedTuple):
     """A layer among the others: which blobs it reads and makes, and when."""
 
     name: str  # the layer's
@@ -34,7 +34,7 @@ class Step(NamedTuple):
     multipliers: tuple[tuple[float, float], ...]  # (lr_mult, decay_mult) of the first blobs
 
 
-class Plan(NamedTuple):
+class LayerPlan(NamedTuple):
     """What a step is made from."""
 
     layer: Layer
@@ -48,13 +48,13 @@ class Plan(NamedTuple):
 
 def inputs_and_steps(
     net: Any, layers: list[Layer], stages: Iterable[str]
-) -> tuple[dict[str, Input], list[tuple[Step, Plan]]]:
+) -> tuple[dict[str, Input], list[tuple[LayerStep, LayerPlan]]]:
     """The inputs by name and the layers in the order of the file.
 
     Raises: ValueError that lists what is not supported, or for blobs that do not connect.
     """
     inputs = _legacy_inputs(net)
-    steps: list[tuple[Step, Plan]] = []
+    steps: list[tuple[LayerStep, LayerPlan]] = []
     errors: list[str] = []
     active = {*stages, *net.state.stage}
     for layer in layers:
@@ -139,7 +139,7 @@ def _phases(layer: Layer, level: int, stages: set[str]) -> tuple[str, ...]:
     return tuple(phase for phase, inside in zip(PHASES, included, strict=True) if inside)
 
 
-def _step(layer: Layer, phases: tuple[str, ...]) -> tuple[Step, Plan]:
+def _step(layer: Layer, phases: tuple[str, ...]) -> tuple[LayerStep, LayerPlan]:
     m = layer.message
     kind = KINDS.get(m.type)
     if kind is None:
@@ -153,7 +153,7 @@ def _step(layer: Layer, phases: tuple[str, ...]) -> tuple[Step, Plan]:
     specs = [(decimal(s.lr_mult), decimal(s.decay_mult)) for s in m.param]
     if any(number < 0 for spec in specs for number in spec):
         layer.fail("param", f"expected multipliers of 0 or more, got {specs}.")
-    step = Step(
+    step = LayerStep(
         name=m.name,
         bottoms=tuple(m.bottom),
         tops=tuple(m.top),
@@ -163,10 +163,10 @@ def _step(layer: Layer, phases: tuple[str, ...]) -> tuple[Step, Plan]:
         multipliers=tuple(specs),
     )
     with layer.located():
-        return step, Plan(layer, kind.prepare(layer))
+        return step, LayerPlan(layer, kind.prepare(layer))
 
 
-def _check_counts(layer: Layer, kind: Kind) -> None:
+def _check_counts(layer: Layer, kind: LayerKind) -> None:
     m = layer.message
     for field, (least, most), count in (
         ("bottom", kind.bottoms, len(m.bottom)),
@@ -180,7 +180,7 @@ def _check_counts(layer: Layer, kind: Kind) -> None:
         layer.fail("propagate_down", "expected propagate_down once for each bottom.")
 
 
-def _connect(phase: str, known: set[str], steps: list[tuple[Step, Plan]]) -> None:
+def _connect(phase: str, known: set[str], steps: list[tuple[LayerStep, LayerPlan]]) -> None:
     """Raise ValueError where a blob is read before it is made, or made twice."""
     for step, plan in steps:
         if phase not in step.phases:

@@ -39,7 +39,7 @@ LARGEST_BLOB = 1 << 30  # elements of one parameter, 4 GiB in float32
 LARGEST_NUMBER = 1 << 24  # of outputs, pixels, axes: far beyond any use
 
 
-class Kind(NamedTuple):
+class LayerKind(NamedTuple):
     """A type of layer: what makes its module, and how many bottoms and tops it may have."""
 
     prepare: Callable[[Layer], Module | Maker]
@@ -277,44 +277,44 @@ def _split(layer: Layer) -> Module:
     return Split(len(layer.message.top))
 
 
-def _plain(module: Callable[[], Module], bottoms: int = 1) -> Kind:
+def _plain(module: Callable[[], Module], bottoms: int = 1) -> LayerKind:
     """A type of layer without fields of its own."""
 
     def prepare(layer: Layer) -> Module:
         return module()
 
-    return Kind(prepare, (bottoms, bottoms))
+    return LayerKind(prepare, (bottoms, bottoms))
 
 
 MANY = 1 << 16
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, LayerKind] = {
     "AbsVal": _plain(AbsVal),
-    "Accuracy": Kind(_accuracy, (2, 2)),
-    "BatchNorm": Kind(_batch_norm),
-    "Bias": Kind(_bias),
+    "Accuracy": LayerKind(_accuracy, (2, 2)),
+    "BatchNorm": LayerKind(_batch_norm),
+    "Bias": LayerKind(_bias),
     "BNLL": _plain(Softplus),
-    "Concat": Kind(_concat, (1, MANY)),
-    "Convolution": Kind(_convolution),
-    "Dropout": Kind(_dropout),
-    "Eltwise": Kind(_eltwise, (2, MANY)),
-    "ELU": Kind(_elu),
+    "Concat": LayerKind(_concat, (1, MANY)),
+    "Convolution": LayerKind(_convolution),
+    "Dropout": LayerKind(_dropout),
+    "Eltwise": LayerKind(_eltwise, (2, MANY)),
+    "ELU": LayerKind(_elu),
     "EuclideanLoss": _plain(EuclideanLoss, 2),
-    "Flatten": Kind(_flatten),
-    "InnerProduct": Kind(_inner_product),
-    "LRN": Kind(_lrn),
-    "MVN": Kind(_mvn),
-    "Pooling": Kind(_pooling),
-    "Power": Kind(_power),
-    "ReLU": Kind(_relu),
-    "Reshape": Kind(_reshape),
-    "Scale": Kind(_scale, (1, 2)),
+    "Flatten": LayerKind(_flatten),
+    "InnerProduct": LayerKind(_inner_product),
+    "LRN": LayerKind(_lrn),
+    "MVN": LayerKind(_mvn),
+    "Pooling": LayerKind(_pooling),
+    "Power": LayerKind(_power),
+    "ReLU": LayerKind(_relu),
+    "Reshape": LayerKind(_reshape),
+    "Scale": LayerKind(_scale, (1, 2)),
     "Sigmoid": _plain(Sigmoid),
     "SigmoidCrossEntropyLoss": _plain(SigmoidCrossEntropyLoss, 2),
-    "Silence": Kind(_split, (1, MANY), (0, 0)),
-    "Slice": Kind(_slice, tops=(1, MANY)),
-    "Softmax": Kind(_softmax),
-    "SoftmaxWithLoss": Kind(_softmax_loss, (2, 2)),
-    "Split": Kind(_split, tops=(1, MANY)),
+    "Silence": LayerKind(_split, (1, MANY), (0, 0)),
+    "Slice": LayerKind(_slice, tops=(1, MANY)),
+    "Softmax": LayerKind(_softmax),
+    "SoftmaxWithLoss": LayerKind(_softmax_loss, (2, 2)),
+    "Split": LayerKind(_split, tops=(1, MANY)),
     "TanH": _plain(Tanh),
 }
 

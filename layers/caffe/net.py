@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import minigrad as mg
-from layers.caffe.definition import PHASES, Input, Plan, Step, inputs_and_steps
+from layers.caffe.definition import PHASES, Input, LayerPlan, LayerStep, inputs_and_steps
 from layers.caffe.text import read
 from layers.module import Buffer, IncompatibleKeys, Module, Parameter
 from minigrad import Tensor
@@ -39,7 +39,7 @@ class Net(Module):
             from `build`, or from the first call.
     """
 
-    def __init__(self, inputs: dict[str, Input], steps: Sequence[tuple[Step, Plan]]):
+    def __init__(self, inputs: dict[str, Input], steps: Sequence[tuple[LayerStep, LayerPlan]]):
         self.inputs = tuple(inputs)
         self._shapes = tuple(inputs.values())
         self._steps = tuple(step for step, _ in steps)
@@ -156,7 +156,7 @@ class Net(Module):
             taken.add(name)
             yield name
 
-    def _active(self, phase: str | None = None) -> Iterator[tuple[Step, str]]:
+    def _active(self, phase: str | None = None) -> Iterator[tuple[LayerStep, str]]:
         """The steps of a phase, or of both, each with its attribute."""
         for step, name in zip(self._steps, self._names, strict=True):
             if phase is None or phase in step.phases:
@@ -186,7 +186,7 @@ class Net(Module):
 
     def _share(self) -> None:
         """Give layers of one name in different phases the same blobs, as Caffe does."""
-        first: dict[str, tuple[Step, Module]] = {}
+        first: dict[str, tuple[LayerStep, Module]] = {}
         for step, name in self._active():
             module = getattr(self, name)
             other, owner = first.setdefault(step.name, (step, module))
@@ -241,7 +241,7 @@ def load_prototxt(
     return net
 
 
-def _run(step: Step, module: Module, values: Values) -> None:
+def _run(step: LayerStep, module: Module, values: Values) -> None:
     """Let a layer make its tops."""
     bottoms = [
         mg.stop_gradient(values[b]) if blocked else values[b]
@@ -252,7 +252,7 @@ def _run(step: Step, module: Module, values: Values) -> None:
     values.update(zip(step.tops, tops, strict=True))
 
 
-def _with_losses(objective: Tensor | None, step: Step, values: Values) -> Tensor | None:
+def _with_losses(objective: Tensor | None, step: LayerStep, values: Values) -> Tensor | None:
     """The objective and the step's tops, each times its loss_weight."""
     for top, weight in zip(step.tops, step.loss_weights, strict=False):
         if weight:

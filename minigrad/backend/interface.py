@@ -5,8 +5,9 @@ each device, and the backend its kernels (`Library`), its programs (`Executable`
 batches (`BatchStage`). The type checker holds a backend to these protocols where its functions
 return one, and `tests/test_backend_contract.py` tests what each member does, on every device.
 
-A backend's memory is opaque to the layers above: they keep a `Buffer` and give it back to the same
-backend. All errors of a device that cannot be used, or has too little memory, are `DeviceError`.
+A backend's memory is opaque to the layers above: they keep a `DeviceBuffer` and give it back to the
+same backend. All errors of a device that cannot be used, or has too little memory, are
+`DeviceError`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from minigrad.backend.loopnest import LoopNest
 from minigrad.dtype import DType
 
 
-class Buffer(Protocol):
+class DeviceBuffer(Protocol):
     """Memory of a device. It is given back when the last reference to this object goes."""
 
     address: int  # of the first byte, in the device's own address space
@@ -30,9 +31,9 @@ class Buffer(Protocol):
     owner: object  # whose memory this is, kept alive; None where it is the backend's own
 
 
-B = TypeVar("B", bound=Buffer)  # the buffers of one backend
-B_in = TypeVar("B_in", bound=Buffer, contravariant=True)
-B_out = TypeVar("B_out", bound=Buffer, covariant=True)
+B = TypeVar("B", bound=DeviceBuffer)  # the buffers of one backend
+B_in = TypeVar("B_in", bound=DeviceBuffer, contravariant=True)
+B_out = TypeVar("B_out", bound=DeviceBuffer, covariant=True)
 G = TypeVar("G")  # what one step of a batch stage hands to the other
 
 

@@ -89,7 +89,7 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Call:
+class CallRecord:
     """What launches in a row do together, for people to see: it changes nothing that runs.
 
     `reads` and `writes` leave out scratch memory that only these launches use.
@@ -113,7 +113,7 @@ class Program:
 
     first_scratch: int
     launches: list[Launch] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
+    calls: list[CallRecord] = field(default_factory=list)
     scratch: list[int] = field(default_factory=list)  # bytes of slot first_scratch + i
     keep: list[Any] = field(default_factory=list)  # objects whose addresses appear in the launches
     checks: list[tuple[int, str]] = field(default_factory=list)  # status slot, message

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from minigrad.backend.interface import Library
-from minigrad.backend.launch import Call, Operand, Program
+from minigrad.backend.launch import CallRecord, Operand, Program
 from minigrad.backend.loopnest import LoopNest, Store, copying, simplified
 from minigrad.compiler.build_nest import NestBuilder, point
 from minigrad.compiler.fuse import Group
@@ -69,19 +69,21 @@ class Lowering:
         kernel(self.program, *operands, **attrs)
         space = space or max(operands, key=lambda o: o.size).shape
         ops = (kernel.__name__,)
-        self._note(Call(ops, space, operands[:-1], operands[-1:], self._since(begin)))
+        self._note(CallRecord(ops, space, operands[:-1], operands[-1:], self._since(begin)))
 
     def run(self, nest: LoopNest) -> None:
         """A loop nest."""
         nest, begin = simplified(nest), len(self.program.launches)
         self.library.loop_nest(self.program, nest)
         since = self._since(begin)
-        self._note(Call(nest.ops, nest.shape, nest.reads(), nest.writes(), since, nest.passes))
+        self._note(
+            CallRecord(nest.ops, nest.shape, nest.reads(), nest.writes(), since, nest.passes)
+        )
 
     def _since(self, begin: int) -> range:
         return range(begin, len(self.program.launches))
 
-    def _note(self, call: Call) -> None:
+    def _note(self, call: CallRecord) -> None:
         if call.launches:  # there is nothing to do for empty arrays
             self.program.calls.append(call)
 

@@ -22,8 +22,14 @@ from minigrad.errors import CaptureWarning
 from minigrad.execution.compute import capturing, evaluate
 from minigrad.execution.guard import Guard
 from minigrad.execution.record import Gradients, Recorder, filled, tensors_of
-from minigrad.execution.replay import Step
-from minigrad.execution.signature import Signature, Value, argument_names, difference, signature_of
+from minigrad.execution.replay import RecordedStep
+from minigrad.execution.signature import (
+    ArgumentValue,
+    Signature,
+    argument_names,
+    difference,
+    signature_of,
+)
 from minigrad.trees import tree_leaves
 
 if TYPE_CHECKING:
@@ -81,7 +87,7 @@ def recorded_plan(function: Callable[..., Any]) -> Plan | None:
 class _Recording(NamedTuple):
     """A step, the form of its result, and the Python values that it holds for."""
 
-    step: Step
+    step: RecordedStep
     form: Any
     guard: Guard
     refreshes: Collection[Callable[[], None]]  # of tensors that optimizers keep their numbers in
@@ -150,7 +156,7 @@ class _Recordings:
             names = argument_names(self.function, args, kwargs)
             name, before, now = difference(self.last, signature, names)
             self._say(f"runs as usual, the next time recorded: {name} was {before}, is {now}")
-            if isinstance(now, Value):
+            if isinstance(now, ArgumentValue):
                 self._count(name, f"was {before}, is {now}")
         self.last = signature
         self.known[signature] = []

@@ -13,7 +13,7 @@ from minigrad.dtype import bool_
 from minigrad.errors import CaptureError
 from minigrad.execution.compute import compute, evaluate
 from minigrad.execution.guard import Guard
-from minigrad.execution.replay import Recorded, Step, clear_gradients
+from minigrad.execution.replay import Recorded, RecordedStep, clear_gradients
 from minigrad.graph import Node, computed, const_value, topological
 from minigrad.tensor_base import TensorBase, wrap
 from minigrad.trees import tree_leaves, tree_rebuilt
@@ -129,7 +129,7 @@ class Recorder(Gradients):
         finally:  # what was assigned is an output of the step, or was restored
             context.updates.clear()
 
-    def step(self, tensors: list[TensorBase]) -> Step | None:
+    def step(self, tensors: list[TensorBase]) -> RecordedStep | None:
         """The step that was recorded; None if it made state, which later calls must not do.
 
         `tensors` may be among those that it read: a replay then reads their values of the moment.
@@ -149,7 +149,9 @@ class Recorder(Gradients):
             else:
                 state.append((tensor, old))
         seen, grown = list(self.seen.values()), list(self.grown.values())
-        return Step(Recorded(self.placeholders, state, updates, tensors, self.outputs, seen, grown))
+        return RecordedStep(
+            Recorded(self.placeholders, state, updates, tensors, self.outputs, seen, grown)
+        )
 
     def results(self) -> Any:
         """Compute all that the function made, and give its result."""

@@ -55,7 +55,7 @@ class Recorded(NamedTuple):
     gradients: list[weakref.ref[TensorBase]]  # tensors whose .grad grew
 
 
-class Step:
+class RecordedStep:
     """Replays a recorded call.
 
     All buffers of a replay stand in one list, and a place is a position in it: the arguments, the

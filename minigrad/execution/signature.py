@@ -12,7 +12,7 @@ from minigrad.tensor_base import TensorBase
 from minigrad.trees import tree_paths, tree_rebuilt
 
 
-class Kind(NamedTuple):
+class ArgumentKind(NamedTuple):
     """What a recording depends on of a tensor argument."""
 
     number: int  # one tensor twice is not the same as two tensors
@@ -26,7 +26,7 @@ class Kind(NamedTuple):
         return f"{self.dtype}{list(self.shape)} on {self.device}{gradient}"
 
 
-class Value(NamedTuple):
+class ArgumentValue(NamedTuple):
     """An argument that is no tensor: 2 is not 2.0, and 0.0 is not -0.0."""
 
     type: type
@@ -40,20 +40,20 @@ class Signature(NamedTuple):
     """What a recording depends on beside the values that its guard watches."""
 
     nesting: str
-    leaves: tuple[Kind | Value, ...]
+    leaves: tuple[ArgumentKind | ArgumentValue, ...]
     modes: tuple[Any, ...]
 
 
 def signature_of(args: Any, kwargs: Any, leaves: list[Any]) -> Signature:
     """The signature of a call; `leaves` are those of its arguments."""
-    described: list[Kind | Value] = []
+    described: list[ArgumentKind | ArgumentValue] = []
     seen: dict[int, int] = {}
     for leaf in leaves:
         if isinstance(leaf, TensorBase):
             n, number = leaf.node, seen.setdefault(id(leaf), len(seen))
-            described.append(Kind(number, n.dtype.name, n.shape, n.device, n.needs_grad))
+            described.append(ArgumentKind(number, n.dtype.name, n.shape, n.device, n.needs_grad))
         else:
-            described.append(Value(type(leaf), repr(leaf) if type(leaf) is float else leaf))
+            described.append(ArgumentValue(type(leaf), repr(leaf) if type(leaf) is float else leaf))
     if any(isinstance(x, (tuple, list, dict)) for x in (*args, *kwargs.values())):
         containers = tree_rebuilt((args, kwargs), iter([0] * len(leaves)))
     else:  # the same, sooner

@@ -52,7 +52,7 @@ def run():
         step(x, y).item()
 
 def give_back():
-    executable.arena.buffer = memory.Buffer(0)
+    executable.arena.buffer = memory.DeviceBuffer(0)
     memory.release_free_blocks()
 
 measure(run, give_back)

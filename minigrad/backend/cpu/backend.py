@@ -11,7 +11,7 @@ from minigrad.backend.batches import Assembly
 from minigrad.backend.cpu.batches import BatchStage
 from minigrad.backend.cpu.packing import packed
 from minigrad.backend.cpu.runtime.driver import num_threads
-from minigrad.backend.cpu.runtime.memory import BorrowedBuffer, Buffer, view
+from minigrad.backend.cpu.runtime.memory import BorrowedBuffer, DeviceBuffer, view
 from minigrad.backend.launch import Program
 from minigrad.dtype import ALL, DType
 
@@ -29,7 +29,7 @@ def why_unusable(computing: bool = True) -> str | None:
     return None
 
 
-def device(index: int) -> interface.Backend[Buffer]:
+def device(index: int) -> interface.Backend[DeviceBuffer]:
     """The CPU, whatever the index: there is one."""
     return _cpu
 
@@ -53,29 +53,29 @@ class Backend:
         """Threads of a parallel launch."""
         return num_threads()
 
-    def allocate(self, nbytes: int, purpose: str = "") -> Buffer:
+    def allocate(self, nbytes: int, purpose: str = "") -> DeviceBuffer:
         """Uninitialised memory, 64-byte aligned."""
-        return Buffer(nbytes, purpose)
+        return DeviceBuffer(nbytes, purpose)
 
-    def from_bytes(self, data: memoryview) -> Buffer:
+    def from_bytes(self, data: memoryview) -> DeviceBuffer:
         """A copy of contiguous bytes."""
-        buffer = Buffer(data.nbytes)
+        buffer = DeviceBuffer(data.nbytes)
         view(buffer)[:] = data.cast("B")
         return buffer
 
-    def to_bytes(self, buffer: Buffer, nbytes: int) -> memoryview:
+    def to_bytes(self, buffer: DeviceBuffer, nbytes: int) -> memoryview:
         """The buffer's first bytes themselves."""
         return view(buffer, nbytes)
 
-    def borrow(self, address: int, nbytes: int, owner: object) -> Buffer:
+    def borrow(self, address: int, nbytes: int, owner: object) -> DeviceBuffer:
         """Memory of another object."""
         return BorrowedBuffer(address, nbytes, owner)
 
-    def copy_from_address(self, address: int, nbytes: int, owner: object) -> Buffer:
+    def copy_from_address(self, address: int, nbytes: int, owner: object) -> DeviceBuffer:
         """A copy of memory."""
         return self.borrow(address, nbytes, owner).copied()
 
-    def receive(self, source: interface.Backend[Any], buffer: Any, nbytes: int) -> Buffer:
+    def receive(self, source: interface.Backend[Any], buffer: Any, nbytes: int) -> DeviceBuffer:
         """A copy of a buffer of another backend's."""
         return self.from_bytes(source.to_bytes(buffer, nbytes))
 
@@ -108,7 +108,7 @@ class Backend:
 
     hold = wait_for
 
-    def lend(self, buffer: Buffer) -> object:
+    def lend(self, buffer: DeviceBuffer) -> object:
         """The buffer itself: host memory is not reused while it is referred to."""
         return buffer
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from minigrad.backend.batches import Assembly
 from minigrad.backend.cpu.batches_plain import PlainAssembler
-from minigrad.backend.cpu.runtime.memory import Buffer, view
+from minigrad.backend.cpu.runtime.memory import DeviceBuffer, view
 
 # Table: 0 target, 1 samples, 2 words (row, top, left, mirrored), 3 per-channel constants,
 # 4 channels, 5 height, 6 width, 7 rows, 8 columns. The range is over the images of the batch.
@@ -81,15 +81,17 @@ class BatchStage:
 
     def gather(
         self, samples: memoryview, words: array[int], labels: memoryview
-    ) -> tuple[Buffer, Buffer]:
+    ) -> tuple[DeviceBuffer, DeviceBuffer]:
         """A finished batch in 64-byte aligned memory, recycled when its last Tensor is gone."""
-        images = Buffer(self._finished_bytes * (len(words) // 4))
+        images = DeviceBuffer(self._finished_bytes * (len(words) // 4))
         self._assemble(view(images), samples, words)
-        targets = Buffer(labels.nbytes)
+        targets = DeviceBuffer(labels.nbytes)
         view(targets)[:] = labels
         return images, targets
 
-    def finish(self, gathered: tuple[Buffer, Buffer]) -> tuple[Buffer, Buffer]:
+    def finish(
+        self, gathered: tuple[DeviceBuffer, DeviceBuffer]
+    ) -> tuple[DeviceBuffer, DeviceBuffer]:
         """The memory of x and of the labels."""
         return gathered
 

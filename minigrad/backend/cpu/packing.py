@@ -6,14 +6,14 @@ import ctypes
 from math import prod
 from typing import Any
 
-from minigrad.backend.cpu.runtime.memory import Buffer, view
+from minigrad.backend.cpu.runtime.memory import DeviceBuffer, view
 from minigrad.backend.launch import contiguous_strides
 from minigrad.dtype import DType
 
 
 def packed(
     address: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: DType, owner: object
-) -> Buffer:
+) -> DeviceBuffer:
     """A row-major copy. `strides` are in bytes; `owner` keeps the memory alive.
 
     Copied by slices of memoryviews: nothing is compiled for a copy that happens once.
@@ -21,7 +21,7 @@ def packed(
     size = dtype.itemsize
     if any(step % size for step in strides):  # slices step by whole elements, so bytes are these
         shape, strides, size = (*shape, size), (*strides, 1), 1
-    buffer = Buffer(prod(shape) * size)
+    buffer = DeviceBuffer(prod(shape) * size)
     word: Any = {1: "B", 2: "H", 4: "I", 8: "Q"}[size]  # whatever it means: it is only copied
     target: Any = view(buffer)
     elements = target.cast(word)

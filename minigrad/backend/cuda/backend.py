@@ -12,7 +12,7 @@ from minigrad.backend import interface
 from minigrad.backend.batches import Assembly
 from minigrad.backend.cuda.runtime import runtime
 from minigrad.backend.cuda.runtime.loans import LEGACY_STREAM
-from minigrad.backend.cuda.runtime.memory import BorrowedBuffer, Buffer, Lent
+from minigrad.backend.cuda.runtime.memory import BorrowedBuffer, DeviceBuffer, Lent
 from minigrad.backend.launch import Program
 from minigrad.dtype import ALL, DType
 
@@ -30,7 +30,7 @@ def why_unusable(computing: bool = True) -> str | None:
 
 
 @cache
-def device(index: int) -> interface.Backend[Buffer]:
+def device(index: int) -> interface.Backend[DeviceBuffer]:
     """One GPU: one object, whatever threads ask at once, since it has one stream of its own."""
     with _making:
         return _made(index)
@@ -57,48 +57,48 @@ class Backend:
 
     def __init__(self, index: int):
         self.runtime = runtime.runtimes(index)
-        self._arena = Buffer(self.runtime, 0)
+        self._arena = DeviceBuffer(self.runtime, 0)
         # Programs with something to check since the host last waited: id -> Executable.
         self.unchecked: dict[int, Any] = {}
 
-    def allocate(self, nbytes: int, purpose: str = "") -> Buffer:
+    def allocate(self, nbytes: int, purpose: str = "") -> DeviceBuffer:
         """Uninitialised memory; `purpose` is named if there is not enough."""
-        return Buffer(self.runtime, nbytes, purpose)
+        return DeviceBuffer(self.runtime, nbytes, purpose)
 
-    def from_bytes(self, data: memoryview) -> Buffer:
+    def from_bytes(self, data: memoryview) -> DeviceBuffer:
         """A copy of contiguous host bytes."""
-        buffer = Buffer(self.runtime, data.nbytes)
+        buffer = DeviceBuffer(self.runtime, data.nbytes)
         self.runtime.upload(buffer.address, data)
         return buffer
 
-    def borrow(self, address: int, nbytes: int, owner: object) -> Buffer:
+    def borrow(self, address: int, nbytes: int, owner: object) -> DeviceBuffer:
         """Memory of another object, shared, not copied; `owner` is kept alive."""
         return BorrowedBuffer(self.runtime, address, nbytes, owner)
 
-    def copy_from_address(self, address: int, nbytes: int, owner: object) -> Buffer:
+    def copy_from_address(self, address: int, nbytes: int, owner: object) -> DeviceBuffer:
         """A copy of device memory that `owner` keeps alive."""
         return self.borrow(address, nbytes, owner).copied()
 
     def packed(
         self, address: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: DType,
         owner: object,
-    ) -> Buffer:  # fmt: skip
+    ) -> DeviceBuffer:  # fmt: skip
         """A row-major copy of memory with `strides` in bytes, which `owner` keeps alive."""
         from minigrad.backend.cuda.packing import packed
 
         return packed(self, address, shape, strides, dtype, owner)
 
-    def receive(self, source: interface.Backend[Any], buffer: Any, nbytes: int) -> Buffer:
+    def receive(self, source: interface.Backend[Any], buffer: Any, nbytes: int) -> DeviceBuffer:
         """A copy of a buffer of another backend's; from GPU to GPU without the host."""
         if not isinstance(source, Backend):
             return self.from_bytes(source.to_bytes(buffer, nbytes))
-        copy = Buffer(self.runtime, nbytes)
+        copy = DeviceBuffer(self.runtime, nbytes)
         source.runtime.hold_stream(self.runtime.stream_pointer)
         self.runtime.copy(copy.address, buffer.address, nbytes)
         self.runtime.hold_stream(source.runtime.stream_pointer)  # before it reuses the memory
         return copy
 
-    def to_bytes(self, buffer: Buffer, nbytes: int) -> memoryview:
+    def to_bytes(self, buffer: DeviceBuffer, nbytes: int) -> memoryview:
         """A copy of the buffer's first `nbytes` bytes, format "B".
 
         Raises:
@@ -139,7 +139,7 @@ class Backend:
         if handle is not None:
             self.runtime.hold_stream(handle)
 
-    def lend(self, buffer: Buffer) -> object:
+    def lend(self, buffer: DeviceBuffer) -> object:
         """What to hold on to while another library uses a buffer."""
         return Lent(buffer)
 
@@ -173,11 +173,11 @@ class Backend:
 
         return Executable(self, program, offsets, arena_bytes, bound, constants)
 
-    def arena(self, nbytes: int) -> Buffer:
+    def arena(self, nbytes: int) -> DeviceBuffer:
         """Memory for the temporaries of whichever program runs, at least this much."""
         if nbytes > self._arena.nbytes:
-            self._arena = Buffer(self.runtime, 0)  # the old one goes before the new one comes
-            self._arena = Buffer(self.runtime, nbytes, "temporaries")
+            self._arena = DeviceBuffer(self.runtime, 0)  # the old one goes before the new one comes
+            self._arena = DeviceBuffer(self.runtime, nbytes, "temporaries")
         return self._arena
 
     def batch_stage(self, assembly: Assembly) -> BatchStage:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from minigrad.backend.batches import Assembly
 from minigrad.backend.cuda.prelude import THREADS, divisor_words
 from minigrad.backend.cuda.runtime.jit import Kernel, compile_kernel
-from minigrad.backend.cuda.runtime.memory import Buffer, CopyBuffer
+from minigrad.backend.cuda.runtime.memory import CopyBuffer, DeviceBuffer
 from minigrad.backend.launch import Pointer, Program
 
 _X, _LABELS, _ARRIVED, _CONSTANTS = range(4)  # slots
@@ -89,11 +89,11 @@ class BatchStage:
         copied = self._runtime.upload_pinned(memory.address, block, nbytes)
         return Arriving(memory, copied, count, labels.nbytes)
 
-    def finish(self, gathered: Arriving) -> tuple[Buffer, Buffer]:
+    def finish(self, gathered: Arriving) -> tuple[DeviceBuffer, DeviceBuffer]:
         """The memory of x and of the labels, which the stream will have filled."""
         memory, copied, count, label_bytes = gathered
-        x = Buffer(self._runtime, self._assembly.finished_bytes * count)
-        labels = Buffer(self._runtime, label_bytes)
+        x = DeviceBuffer(self._runtime, self._assembly.finished_bytes * count)
+        labels = DeviceBuffer(self._runtime, label_bytes)
         key = count, label_bytes
         if key not in self._programs:
             self._programs[key] = self._program(count, label_bytes)

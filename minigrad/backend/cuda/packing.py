@@ -7,7 +7,7 @@ from threading import Lock
 from typing import Any
 
 from minigrad.backend.cuda.runtime.executable import Executable
-from minigrad.backend.cuda.runtime.memory import ALIGNMENT, BorrowedBuffer, Buffer
+from minigrad.backend.cuda.runtime.memory import ALIGNMENT, BorrowedBuffer, DeviceBuffer
 from minigrad.backend.launch import Operand, Program, contiguous_strides
 from minigrad.backend.loopnest import copying
 from minigrad.dtype import DType, uint8
@@ -18,7 +18,7 @@ _lock = Lock()  # a program's tables are its own
 def packed(
     device: Any, address: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: DType,
     owner: object,
-) -> Buffer:  # fmt: skip
+) -> DeviceBuffer:  # fmt: skip
     """A row-major copy. `strides` are in bytes; `owner` keeps the memory alive."""
     nbytes = dtype.itemsize
     for n in shape:

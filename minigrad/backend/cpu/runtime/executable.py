@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from minigrad.backend.cpu.runtime import driver, jit
-from minigrad.backend.cpu.runtime.memory import Buffer, release_free_blocks
+from minigrad.backend.cpu.runtime.memory import DeviceBuffer, release_free_blocks
 from minigrad.backend.launch import Program
 from minigrad.backend.tables import Tables
 from minigrad.dtype import DType
@@ -23,14 +23,14 @@ class _Arena:
     """Memory for the temporaries of whichever program runs. See [Note: one arena]."""
 
     def __init__(self) -> None:
-        self.buffer = Buffer(0)
+        self.buffer = DeviceBuffer(0)
 
     def reserve(self, nbytes: int) -> None:
         """Have at least this many bytes; what they held is lost."""
         if nbytes > self.buffer.nbytes:
-            self.buffer = Buffer(0)  # the old block goes before the new one comes
+            self.buffer = DeviceBuffer(0)  # the old block goes before the new one comes
             release_free_blocks()
-            self.buffer = Buffer(nbytes, "temporaries")
+            self.buffer = DeviceBuffer(nbytes, "temporaries")
 
 
 arena = _Arena()
@@ -71,7 +71,7 @@ class Executable:
         self._statuses = [(at(base + offset), message) for offset, message in self._checks]
         self._base = base
 
-    def run(self, buffers: Sequence[Buffer], constants: Sequence[float]) -> None:
+    def run(self, buffers: Sequence[DeviceBuffer], constants: Sequence[float]) -> None:
         """Run all launches: see `minigrad.backend.interface.Executable`."""
         arena.reserve(self._arena_bytes)
         base = arena.buffer.address

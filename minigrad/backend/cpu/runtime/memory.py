@@ -1,9 +1,10 @@
 """Aligned memory owned by us, recycled by size: a training loop never page-faults fresh pages.
 
 [Note: any thread frees] The data loader has a thread of its own, and the garbage collector may run
-`Buffer.__del__` on any thread, even in the middle of an allocation. So the free lists are deques,
-whose `pop` and `append` are single steps, and the lock is held for the counters alone: nothing in
-there allocates, waits or calls, hence nothing can come in between on the thread that holds it.
+`DeviceBuffer.__del__` on any thread, even in the middle of an allocation. So the free lists are
+deques, whose `pop` and `append` are single steps, and the lock is held for the counters alone:
+nothing in there allocates, waits or calls, hence nothing can come in between on the thread that
+holds it.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def release_free_blocks() -> None:
             _count(0, -size)
 
 
-class Buffer:
+class DeviceBuffer:
     """`nbytes` of memory at `address`; returned to the pool when the last reference goes."""
 
     __slots__ = ("__weakref__", "_block", "address", "has_slack", "nbytes", "owner")
@@ -101,9 +102,9 @@ class Buffer:
         self.owner: object = None
         self.has_slack = True  # SLACK bytes past the end may be read
 
-    def copied(self) -> Buffer:
+    def copied(self) -> DeviceBuffer:
         """A copy in memory of our own, with slack."""
-        copy = Buffer(self.nbytes)
+        copy = DeviceBuffer(self.nbytes)
         ctypes.memmove(copy.address, self.address, self.nbytes)
         return copy
 
@@ -117,10 +118,10 @@ class Buffer:
             _free[block.size].append(block)
 
 
-class BorrowedBuffer(Buffer):
+class BorrowedBuffer(DeviceBuffer):
     """Memory of another object (`owner`), kept alive by us and never written.
 
-    Unless it is a part of a Buffer, only the rest of its last page is known to be readable.
+    Unless it is a part of a DeviceBuffer, only the rest of its last page is known to be readable.
     """
 
     __slots__ = ()
@@ -129,11 +130,11 @@ class BorrowedBuffer(Buffer):
         self._block = None
         self.address, self.nbytes, self.owner = address, nbytes, owner
         exporter = getattr(owner, "obj", None)  # of a memoryview, perhaps one that `view` made
-        ours = isinstance(getattr(exporter, "_owner", None), Buffer)
+        ours = isinstance(getattr(exporter, "_owner", None), DeviceBuffer)
         self.has_slack = ours or -(address + nbytes) % mmap.PAGESIZE >= SLACK
 
 
-def view(buffer: Buffer, nbytes: int | None = None) -> memoryview:
+def view(buffer: DeviceBuffer, nbytes: int | None = None) -> memoryview:
     """The buffer's bytes as a writable memoryview that keeps the buffer alive."""
     n = buffer.nbytes if nbytes is None else nbytes
     array = (ctypes.c_char * n).from_address(buffer.address)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from minigrad.backend.cuda.runtime.jit import Kernel
-from minigrad.backend.cuda.runtime.memory import Buffer
+from minigrad.backend.cuda.runtime.memory import DeviceBuffer
 from minigrad.backend.launch import Pointer, Program
 from minigrad.backend.tables import Tables
 from minigrad.dtype import DType
@@ -47,11 +47,11 @@ class Executable:
         self._runtime = device.runtime
         # A status outlives the arena, which the next program uses: it is read when the host next
         # waits for the device.
-        self._statuses = Buffer(device.runtime, 8 * len(program.checks))
+        self._statuses = DeviceBuffer(device.runtime, 8 * len(program.checks))
         self._runtime.clear(self._statuses.address, self._statuses.nbytes)
         fixed = {slot: self._statuses.address + 8 * i for i, (slot, _) in enumerate(program.checks)}
         self._tables = Tables(program, offsets, bound, constants, fixed)
-        self._memory = Buffer(device.runtime, 8 * len(self._tables.words))
+        self._memory = DeviceBuffer(device.runtime, 8 * len(self._tables.words))
         self._uploaded: bytes | None = None
         starts = zip(program.launches, self._tables.starts, strict=True)
         calls = [(x, start) for x, start in starts if not isinstance(x.kernel, Kernel)]
@@ -69,7 +69,7 @@ class Executable:
             dict.fromkeys(cast("LibraryCall", c.kernel).setting for c, _ in calls)
         )
 
-    def run(self, buffers: Sequence[Buffer], constants: Sequence[float]) -> None:
+    def run(self, buffers: Sequence[DeviceBuffer], constants: Sequence[float]) -> None:
         """Run all launches: see `minigrad.backend.interface.Executable`."""
         buffers = [b if b.is_aligned else b.copied() for b in buffers]
         base = self._device.arena(self._arena_bytes).address

@@ -7,7 +7,7 @@ from typing import Any
 ALIGNMENT = 16  # bytes: what kernels assume of an array's first element
 
 
-class Buffer:
+class DeviceBuffer:
     """`nbytes` of device memory at `address`; returned to the pool with the last reference."""
 
     __slots__ = ("__weakref__", "_memory", "address", "nbytes", "owner", "runtime")
@@ -23,14 +23,14 @@ class Buffer:
         """Whether kernels can use it as it is."""
         return self.address % ALIGNMENT == 0
 
-    def copied(self) -> Buffer:
+    def copied(self) -> DeviceBuffer:
         """A copy in memory of our own."""
-        copy = Buffer(self.runtime, self.nbytes)
+        copy = DeviceBuffer(self.runtime, self.nbytes)
         self.runtime.copy(copy.address, self.address, self.nbytes)
         return copy
 
 
-class CopyBuffer(Buffer):
+class CopyBuffer(DeviceBuffer):
     """Memory that the data loader copies to: see [Note: one stream]."""
 
     __slots__ = ()
@@ -41,7 +41,7 @@ class CopyBuffer(Buffer):
         self.address, self.nbytes, self.owner = self._memory.address, nbytes, None
 
 
-class BorrowedBuffer(Buffer):
+class BorrowedBuffer(DeviceBuffer):
     """Memory of another object (`owner`), kept alive by us and never written."""
 
     __slots__ = ()
@@ -60,7 +60,7 @@ class Lent:
 
     __slots__ = ("_buffer",)
 
-    def __init__(self, buffer: Buffer):
+    def __init__(self, buffer: DeviceBuffer):
         self._buffer = buffer
 
     def __del__(self) -> None:
