@@ -20,6 +20,7 @@ from tests.bench.convolution import convolution
 from tests.bench.models import gradient_penalty, lenet, resnet18
 from tests.bench.normalization import batch_norm_relu, double_backward, named, norm_activation
 from tests.bench.overhead import replay_overhead
+from tests.bench.penalty import penalty_costs
 from tests.bench.start import start_times
 from tests.bench.timing import HEADER, Ratio, geometric_mean
 
@@ -74,6 +75,8 @@ def main(words: list[str], device: str) -> None:
         return
     if not words or "overhead" in words:
         print(replay_overhead(), flush=True)
+    if not words or "penalty" in words:
+        penalty_costs()
     if not words or "start" in words:
         start_times()
     if not words or "memory" in words:

@@ -32,7 +32,7 @@ def measure(run, give_back):
 OURS = """
 import layers
 import minigrad as mg
-from minigrad.backend.cpu import executable, memory
+from minigrad.backend.cpu.runtime import executable, memory
 
 model = layers.models.LeNet5(norm=layers.BatchNorm2d)
 optimizer = mg.optim.SGD(
