@@ -152,8 +152,8 @@ def test_every_tile_in_every_direction(tile, x_by, w_by, split, monkeypatch):
         blocks = -(-self.pixels // tile.pixels) * -(-self.channels // tile.channels)
         yield conv._Choice(tile, False, parts, share, blocks, 0.0)
 
-    monkeypatch.setattr(conv._Lowering, "_choices", only)
-    monkeypatch.setattr(conv._Lowering, "_directions", lambda *_: (bool(x_by), bool(w_by)))
+    monkeypatch.setattr(conv._Convolution, "_choices", only)
+    monkeypatch.setattr(conv._Convolution, "_directions", lambda *_: (bool(x_by), bool(w_by)))
     # 90 products in ragged parts; pixels and channels just beyond a border of every tile.
     case = Case((1, 10, 15, 22), (130, 10, 3, 3))
     check(case, "float32", with_torch)
@@ -170,7 +170,7 @@ def test_parts_of_phases_that_differ_in_products(dots, monkeypatch):
             tile, blocks = None, -(-self.pixels // POINTS) * self.channels
         yield conv._Choice(tile, dots, parts, share, blocks, 0.0)
 
-    monkeypatch.setattr(conv._Lowering, "_choices", only)
+    monkeypatch.setattr(conv._Convolution, "_choices", only)
     layer = Case((2, 3, 9, 10), (12, 3, 2, 2), (3, 2))
     assert len(check(arriving(layer, "data"), "float32", with_torch)) == 2
 
