@@ -187,11 +187,10 @@ class CudaWriter(NestWriter):
 
     def _read_packs(self, expressions: list[int]) -> None:
         """Read what lies side by side along the lanes, each array by one access."""
-        loads = [
-            e[1] for e in map(self.nest.expressions.__getitem__, expressions) if e[0] == "load"
-        ]
-        self.packed = {access for access in loads if self.is_unit(access, self.lane)}
-        for access in loads:
+        chosen = map(self.nest.expressions.__getitem__, expressions)
+        loaded = dict.fromkeys(e[1] for e in chosen if e[0] == "load")  # two may load the same
+        self.packed = {access for access in loaded if self.is_unit(access, self.lane)}
+        for access in loaded:
             if access in self.packed:
                 pack = f"v{self.accesses[access]}"
                 self.line(f"const auto {pack} = read_pack<{self.lanes}>({self.place(access)});")
