@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import minigrad as mg
 from layers.activation import Identity
-from layers.container import Sequential
+from layers.container import Flatten, Sequential
 from layers.conv import Conv2d
 from layers.dropout import Dropout
 from layers.linear import Linear
@@ -16,6 +16,9 @@ from layers.norm import BatchNorm
 from minigrad import Tensor
 
 __all__ = ["fold_batch_norm"]
+
+
+_PASS_ON = (Identity, Dropout)  # in inference mode they give what they are given
 
 
 class _Call(NamedTuple):
@@ -59,7 +62,7 @@ def fold_batch_norm(
     folds: list[tuple[Conv2d | Linear, BatchNorm]] = []
     refused: list[str] = []
     for norm in [m for m in model.modules() if isinstance(m, BatchNorm)]:
-        layer = _layer_before(norm, calls, model)
+        layer = _layer_before(norm, calls, model, x is not None)
         if isinstance(layer, str):
             refused.append(f"\n  {names[id(norm)]}: {layer}")
         else:
@@ -88,13 +91,10 @@ def fold_batch_norm(
 
 
 def _chained(model: Module) -> list[_Call]:
-    """What follows what inside each `Sequential`; what else the model does is not known."""
-    chains = [m for m in model.modules() if isinstance(m, Sequential)]
-    nested = {id(child) for chain in chains for child in chain.children()}
+    """What follows what in a model that is a `Sequential`; of others nothing is known."""
     calls: list[_Call] = []
-    for chain in chains:
-        if id(chain) not in nested:
-            _follow(chain, None, calls)
+    if isinstance(model, Sequential):
+        _follow(model, None, calls)
     return calls
 
 
@@ -105,9 +105,7 @@ def _follow(chain: Sequential, before: Module | None, calls: list[_Call]) -> Mod
             before = _follow(module, before, calls)
         else:
             calls.append(_Call(module, before))
-            before = (
-                before if isinstance(module, Identity | Dropout) else module
-            )  # pass their input on
+            before = before if isinstance(module, _PASS_ON) else module  # pass their input on
     return before
 
 
@@ -143,15 +141,20 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 def _input(model: Module, shape: tuple[int, ...]) -> Tensor:
     """Random numbers, always the same, of the model's type and on its device.
 
-    16 samples at least: among few numbers an activation may change none.
+    16 samples at least, of sizes from 0.01 to 1000: among few numbers, or small ones, an activation
+    may change none.
     """
     like = next(iter(model.parameters()))
     shape = (max(shape[0], 16), *shape[1:])
     x = mg.random.normal(shape, device=like.device, generator=mg.random.Generator(0))
-    return x.astype(like.dtype)
+    n = x.shape[0]
+    sizes = mg.tensor([10 ** (5 * i / (n - 1) - 2) for i in range(n)], device=like.device)
+    return (x * sizes.reshape((n, *(1,) * (x.ndim - 1)))).astype(like.dtype)
 
 
-def _layer_before(norm: BatchNorm, calls: list[_Call], model: Module) -> Conv2d | Linear | str:
+def _layer_before(
+    norm: BatchNorm, calls: list[_Call], model: Module, known: bool
+) -> Conv2d | Linear | str:
     """The layer that can take a batch norm in, or why there is none."""
     if norm.training:
         return "it is in training mode; call model.eval()"
@@ -163,6 +166,10 @@ def _layer_before(norm: BatchNorm, calls: list[_Call], model: Module) -> Conv2d 
     if len(turns) > 1:
         return f"it is used {len(turns)} times"
     layer = turns[0].source
+    if isinstance(layer, Linear) and not known and not _flattens_before(layer, calls):
+        return (
+            "a Linear comes before it, whose output may have more than two axes; pass input_shape"
+        )
     if not isinstance(layer, Conv2d | Linear):
         what = "another computation" if layer is None else f"a {type(layer).__name__}"
         return (
@@ -173,11 +180,18 @@ def _layer_before(norm: BatchNorm, calls: list[_Call], model: Module) -> Conv2d 
     sharing = sum(value is layer.weight for m in model.modules() for value in vars(m).values())
     if uses > 1 or sharing > 1:
         return f"the {type(layer).__name__} before it is shared: used {max(uses, sharing)} times"
-    if sum(c.source is layer for c in calls) > 1:
+    readers = [c for c in calls if c.source is layer and not isinstance(c.module, _PASS_ON)]
+    if len(readers) > 1:
         return f"the output of the {type(layer).__name__} before it is used elsewhere, too"
     if layer.weight.shape[0] != norm.num_features:
         return f"it does not normalize the {layer.weight.shape[0]} channels of the layer before it"
     return layer
+
+
+def _flattens_before(layer: Linear, calls: list[_Call]) -> bool:
+    """Whether a `Flatten` of all but the samples has left the layer's input two axes."""
+    before = [c.module for c in calls[: [c.module for c in calls].index(layer)]]
+    return any(isinstance(m, Flatten) and (m.start_dim, m.end_dim) == (1, -1) for m in before)
 
 
 def _scale(norm: BatchNorm) -> tuple[Tensor, Tensor]:
@@ -194,7 +208,7 @@ def _scale(norm: BatchNorm) -> tuple[Tensor, Tensor]:
 
 def _merge(model: Module, layer: Conv2d | Linear, norm: BatchNorm) -> Callable[[], None]:
     """Change the layer's weight and bias, put an identity for the norm; gives what undoes it."""
-    parent, name = next((m, k) for m in model.modules() for k, v in vars(m).items() if v is norm)
+    places = [(m, k) for m in model.modules() for k, v in vars(m).items() if v is norm]
     weight, bias = layer.weight.detach(), layer.bias
     with mg.no_grad():
         scale, shift = _scale(norm)
@@ -204,12 +218,15 @@ def _merge(model: Module, layer: Conv2d | Linear, norm: BatchNorm) -> Callable[[
         scaled = weight.astype(mg.float64) * scale.reshape(axes)
         layer.weight.assign(scaled.astype(weight.dtype))
         layer.bias = Parameter(shift.astype(weight.dtype), requires_grad=layer.weight.requires_grad)
-    setattr(parent, name, Identity())
+    identity = Identity()
+    for parent, name in places:
+        setattr(parent, name, identity)
 
     def restore() -> None:
         layer.weight.assign(weight)
         layer.bias = bias
-        setattr(parent, name, norm)
+        for parent, name in places:
+            setattr(parent, name, norm)
 
     return restore
 

@@ -74,6 +74,7 @@ class Module:
 
     training: bool = True
     frozen: bool = False  # see `freeze`
+    thaws: tuple[str, ...] = ()  # names of the parameters that `unfreeze` trains again
     _hooks: dict[int, Callable[..., Any]] | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -269,6 +270,9 @@ class Module:
         """
         for module in self.modules():
             context.observer.used(module)
+            if not module.frozen:
+                own = {k: v for k, v in vars(module).items() if isinstance(v, Parameter)}
+                module.thaws = tuple(k for k, p in own.items() if p.requires_grad)
             module.frozen, module.training = True, False
         for p in self.parameters():
             p.requires_grad_(False)
@@ -276,13 +280,16 @@ class Module:
         return self
 
     def unfreeze(self) -> Self:
-        """Undo `freeze` here and below: train every parameter, and follow `train` and `eval`.
+        """Undo `freeze` here and below: train what was trained, and follow `train` and `eval`.
 
         The mode stays that of inference until `train` is called.
         """
         for module in self.modules():
-            module.frozen = False
-        return self.requires_grad_()
+            if module.frozen:
+                for name in module.thaws:
+                    vars(module)[name].requires_grad_()
+                module.frozen = False
+        return self
 
     def summary(self, input_shape: tuple[int, ...]) -> str:
         """A table of layers, output shapes and parameter counts, for an input of `input_shape`.

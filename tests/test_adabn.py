@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import layers
 import minigrad as mg
 from layers import (
     AdaBN,
@@ -174,3 +175,24 @@ def test_messages():
         ada.adapt("target", iter(TARGET))
     with pytest.raises(ValueError, match="expected batches, got none"):
         ada.adapt("target", [])
+
+
+def test_frozen_batch_norms_are_not_adapted():
+    model = layers.Sequential(layers.Linear(3, 4), layers.BatchNorm1d(4))
+    model[1].freeze()
+    adapted = layers.AdaBN(model)
+    with pytest.raises(ValueError, match="got frozen ones: 1"):
+        adapted.adapt("target", [mg.random.normal((8, 3))])
+    assert adapted.domain == "source"
+
+
+@pytest.mark.parametrize("mode", ["exact", "onepass", "ema"])
+def test_without_batches_nothing_changes(mode):
+    adapted = layers.AdaBN(layers.Sequential(layers.Linear(3, 4), layers.BatchNorm1d(4)))
+    with pytest.raises(ValueError, match="expected batches, got none"):
+        adapted.adapt("target", [], mode)
+    assert adapted.domain == "source"
+    with pytest.raises(ValueError, match="expected a domain of source"):
+        adapted.use("target")
+    with pytest.raises(ValueError, match="expected a new name"):
+        adapted.add("training")

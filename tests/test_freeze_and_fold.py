@@ -286,6 +286,66 @@ def test_training_mode_is_refused():
         fold(network())
 
 
+class _Alias(layers.Module):
+    """A batch norm under two names."""
+
+    def __init__(self):
+        self.norm = BatchNorm2d(3)
+        self.chain = Sequential(Conv2d(3, 3, 3), self.norm)
+
+    def forward(self, x):
+        return self.chain(x)
+
+
+def test_a_batch_norm_under_two_names_is_folded_once():
+    net = _Alias()
+    mg.evaluate(net(mg.random.normal((8, 3, 6, 6)) * 3 + 1))
+    net.eval()
+    x = mg.random.normal((8, 3, 6, 6))
+    before = net(x)
+    with pytest.raises(ValueError, match="pass input_shape"):
+        fold(net)
+    fold(net, (8, 3, 6, 6))
+    assert mg.max(mg.abs(net(x) - before)).item() < 1e-5
+    assert isinstance(net.norm, layers.Identity)
+
+
+def test_a_cap_between_is_noticed_though_small_inputs_never_reach_it():
+    net = _Custom(lambda m, x: m.norm(mg.minimum(m.conv(x), 6.0))).eval()
+    with pytest.raises(ValueError, match="another computation comes before it"):
+        fold(net, (2, 3, 6, 6))
+
+
+def test_features_of_sequences_need_a_shape():
+    net = Sequential(Linear(4, 5), BatchNorm1d(5)).eval()
+    with pytest.raises(ValueError, match="may have more than two axes; pass input_shape"):
+        fold(net)
+    net[1].running_var.assign(mg.arange(5) + 0.5)
+    with pytest.raises(ValueError, match="expected the outputs of before"):
+        fold(net, (6, 5, 4))
+    x = mg.random.normal((6, 4))
+    before = net(x)
+    fold(net, (6, 4))
+    assert mg.max(mg.abs(net(x) - before)).item() < 1e-5
+
+
+def test_a_dropout_between_passes_on():
+    net = Sequential(Conv2d(3, 4, 3), layers.Dropout(0.5), BatchNorm2d(4))
+    mg.evaluate(net(mg.random.normal((8, 3, 6, 6)) + 1))
+    net.eval()
+    x = mg.random.normal((8, 3, 6, 6))
+    before = net(x)
+    fold(net, (8, 3, 6, 6))
+    assert mg.max(mg.abs(net(x) - before)).item() < 1e-5
+
+
+def test_unfreezing_trains_what_was_trained():
+    net = Sequential(Linear(3, 4), BatchNorm1d(4))
+    net[0].weight.requires_grad_(False)
+    net.freeze().freeze().unfreeze()
+    assert [p.requires_grad for p in net.parameters()] == [False, True, True, True]
+
+
 # Population statistics
 
 BATCHES = [[1.0, 3, 5, 7], [2.0, 2, 4, 8], [0.0, 1, 0, 3]]
@@ -342,6 +402,9 @@ def test_estimation_that_fails_changes_nothing():
             layers.estimate_population_statistics(net, loader)
         assert state_bits(net) == before
         assert all(m.training for m in net.modules())
+    degenerate = BatchNorm1d(3, allow_degenerate=True)
+    with pytest.raises(ValueError, match=r"one value per channel, got x of shape \(1, 3\)"):
+        layers.estimate_population_statistics(degenerate, [mg.ones((1, 3))])
     with pytest.raises(ValueError, match="'batches' or 'exact', got 'all'"):
         layers.estimate_population_statistics(net, [], "all")
     with pytest.raises(ValueError, match="not frozen, got none"):

@@ -274,6 +274,7 @@ def test_an_average_of_all_batches_needs_their_count():
         (lambda: norm.LocalResponseNorm(4, 0.2), lambda n: n.LocalResponseNorm(4, 0.2), (2, 5, 3)),
     ],
 )
+@pytest.mark.usefixtures("on_cpu")
 def test_layers_have_the_names_state_and_values_of_pytorchs(ours, theirs, shape):
     torch = pytest.importorskip("torch")
     mine, other = ours().to("float64"), theirs(torch.nn).double()

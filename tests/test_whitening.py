@@ -245,3 +245,13 @@ def test_messages():
         ValueError, match="expected mean, shape, variance, vectors for 'zca', got a"
     ):
         Whitening().load_state_dict({"a": normal(1)})
+
+
+def test_integers_are_whitened_as_floats():
+    x = mg.tensor([[0, 10], [255, 30], [17, 20]], dtype="uint8")
+    whitening = Whitening("zscore").fit([x])
+    y = whitening(x)
+    assert y.dtype == mg.float32
+    assert y.tolist() == whitening(x.astype("float32")).tolist()
+    with pytest.raises(ValueError, match=r"samples of shape \(2,\), .* got \(3,\)"):
+        whitening(mg.ones((4, 3)))

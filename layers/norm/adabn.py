@@ -71,7 +71,7 @@ class AdaBN(Module):
 
     def add(self, domain: str) -> None:
         """A new domain, with the statistics of the one in use."""
-        if not domain.isidentifier() or domain in vars(self.domains):
+        if not domain.isidentifier() or hasattr(self.domains, domain):
             raise ValueError(f"AdaBN: expected a new name (letters and digits), got {domain!r}.")
         setattr(self.domains, domain, ModuleList(map(Statistics, self._layers().values())))
 
@@ -109,6 +109,14 @@ class AdaBN(Module):
                 f"AdaBN.adapt: expected batches that can be gone through again, got a "
                 f"{type(batches).__name__}. Pass a DataLoader or a list."
             )
+        held = [n for n, m in self._layers().items() if m.frozen or m.frozen_statistics]
+        if held:
+            raise ValueError(
+                f"AdaBN.adapt: expected batch norms that may learn, got frozen ones: "
+                f"{', '.join(held)}. Call unfreeze() or freeze_statistics(False) first."
+            )
+        if next(iter(batches), None) is None:
+            raise ValueError("AdaBN.adapt: expected batches, got none.")
         if domain not in vars(self.domains):
             self.add(domain)
         self.use(domain)
@@ -119,8 +127,6 @@ class AdaBN(Module):
         else:
             statistics = dict(self._lent())
             in_order = self._moments(islice(batches, 1), statistics)
-            if not in_order:
-                raise ValueError("AdaBN.adapt: expected batches, got none.")
             for layer in in_order:
                 statistics[layer].replace(self._moments(batches, [layer])[layer])
         return self

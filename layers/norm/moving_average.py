@@ -50,8 +50,10 @@ class ExponentialMovingAverage(Module):
             )
         self.decay, self.warm_up, self.zero_debias = decay, warm_up, zero_debias
         self.starts_at_zero = {k: isinstance(v, tuple) for k, v in initial.items()}
-        self.num_updates = Buffer(mg.tensor(0.0))
-        self.remaining = Buffer(mg.tensor(1.0))  # the weight that the start still has
+        self.num_updates = Buffer(mg.tensor(0.0, dtype=mg.float64))
+        self.remaining = Buffer(
+            mg.tensor(1.0, dtype=mg.float64)
+        )  # the weight that the start still has
         for name, start in initial.items():
             shadow = mg.zeros(start) if isinstance(start, tuple) else start
             setattr(self, f"shadow_{name}", Buffer(shadow))
@@ -72,7 +74,8 @@ class ExponentialMovingAverage(Module):
             self.remaining.assign(self.remaining * decay)
             for name, value in values.items():
                 shadow = self._shadow(name)
-                shadow.assign(shadow * decay + value * (1 - decay))
+                moved = shadow * decay + value * (1 - decay)
+                shadow.assign(moved.astype(shadow.dtype))
 
     def average(self, name: str) -> Tensor:
         """The shadow of a name; before the first update its start."""
@@ -80,7 +83,7 @@ class ExponentialMovingAverage(Module):
         if not self.zero_debias or not self.starts_at_zero[name]:
             return shadow.detach()
         weight = 1 - self.remaining  # 0 before the first update, when the shadow is 0, too
-        return (shadow / mg.where(weight == 0, 1.0, weight)).detach()
+        return (shadow / mg.where(weight == 0, 1.0, weight)).astype(shadow.dtype).detach()
 
     def _decay(self) -> float | Tensor:
         n = self.num_updates

@@ -55,6 +55,13 @@ def estimate_population_statistics(
 
     def note(norm: BatchNorm, args: tuple[Any, ...], output: Any) -> None:
         rows = channel_rows(args[0])
+        if not rows.shape[0]:
+            return  # an empty batch has no statistics
+        if rows.shape[0] == 1:
+            raise ValueError(
+                f"{caller}: expected batches of more than one value per channel, got x of shape "
+                f"{args[0].shape}. Use larger batches."
+            )
         if mode == "batches":  # the mean and the unbiased variance of each are a row to average
             own = PooledMoments()
             own.add(rows)

@@ -8,7 +8,7 @@ from typing import Any, Self
 from minigrad.creation import asarray, ones_like
 from minigrad.data.eigen import eigh
 from minigrad.data.moments import PooledMoments
-from minigrad.dtype import int64
+from minigrad.dtype import float32, int64
 from minigrad.execution.compute import evaluate
 from minigrad.functions import max as max_of
 from minigrad.functions import moveaxis, sqrt, where
@@ -100,7 +100,18 @@ class Whitening:
         return self.load_state_dict({**state, "shape": asarray(list(shape), dtype=int64)})
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x whitened. The fitted numbers are constants: its gradient is that of a linear map."""
+        """x whitened. The fitted numbers are constants: its gradient is that of a linear map.
+
+        Raises:
+            ValueError: x's samples have another shape than those that were fitted.
+        """
+        x = x if x.dtype.is_floating else x.astype(float32)
+        fitted = tuple(self._state["shape"].tolist()) if "shape" in self._state else x.shape[1:]
+        if self.per != "channel" and x.shape[1:] != fitted:
+            raise ValueError(
+                f"Whitening: expected samples of shape {fitted}, as those it was fitted on, got "
+                f"{x.shape[1:]}."
+            )
         rows = self._rows(x) - self._constant("mean", x)
         return self._unrows(_times(rows, self._constant("forward", x)), x)
 

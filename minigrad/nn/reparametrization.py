@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from minigrad.execution.modes import no_grad
 from minigrad.functions.arguments import one_axis
-from minigrad.functions.elementwise import maximum, rsqrt, sqrt
+from minigrad.functions.elementwise import maximum, rsqrt, sqrt, where
 from minigrad.functions.statistical import sum as sum_of
 from minigrad.nn.arguments import floating
 from minigrad.nn.standardization import standardize, widen
@@ -57,12 +57,14 @@ def weight_standardization(weight: Tensor, eps: float = 1e-10) -> Tensor:
 def spectral_norm(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """W / (u' W v): its largest singular value is 1, if u and v belong to it. arXiv:1802.05957.
 
+    Where u' W v is 0, as of a weight of zeros, W stays as it is.
+
     Shapes: weight (out, in, *kernel), as a matrix W of `out` rows; u (out,), v (in * kernel,).
     """
     wide = widen(weight)
     matrix = wide.reshape((wide.shape[0], -1))
     sigma = sum_of(u.reshape((-1, 1)) * matrix * v)
-    return (wide / sigma).astype(weight.dtype)
+    return (wide / where(sigma == 0, 1.0, sigma)).astype(weight.dtype)
 
 
 @no_grad()
